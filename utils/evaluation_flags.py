@@ -15,9 +15,9 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
         "(default: super)",
     )
     group.add_argument("--weights", metavar="FILE|NAME", help="weights: a file, or the name of a released network")
-    group.add_argument("--weights-url", metavar="URL", help="fetch a released network from here: its file or its folder")
-    group.add_argument("--weights-dir", metavar="DIR", help="take a released network's file from this folder; no network")
-    group.add_argument("--predict", metavar="PATH", help="print the five likeliest classes of an image or a folder of them")
+    group.add_argument("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
+    group.add_argument("--weights-dir", metavar="DIR", help="take a released network's file from this folder")
+    group.add_argument("--predict", metavar="PATH", help="print the likeliest classes of an image or of a folder")
     _choice_flags(group)
 
 
@@ -25,7 +25,7 @@ def _choice_flags(group: argparse._ArgumentGroup) -> None:
     """Flags of the table of sub-networks and of choosing one from it."""
     group.add_argument("--budget-gmacs", type=float, metavar="X", help="best sub-network of at most X GMACs per image")
     group.add_argument("--budget-latency", type=float, metavar="MS", help="best sub-network of at most MS milliseconds")
-    group.add_argument("--budget-params", type=float, metavar="M", help="best sub-network of at most M million parameters")
+    group.add_argument("--budget-params", type=float, metavar="M", help="best sub-network of at most M million weights")
     group.add_argument("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
     group.add_argument(
         "--latency-batch",
