@@ -1,10 +1,10 @@
 """The pattern of an adaptive-depth network, stated once; every family stands on it.
 
-A residual stage is split into two consecutive sub-paths: the first blocks are **mandatory** (they learn new features), the
-others are **skippable** (they only refine them). `skip` is one bool per stage: True leaves the stage's skippable blocks out.
-All False is the **super-net**, all True the **base-net**; N stages hold 2^N networks in one set of weights.
+A residual stage is split into two consecutive sub-paths: the first blocks are **mandatory** (they learn new features),
+the others are **skippable** (they only refine them). `skip` is one bool per stage: True leaves the stage's skippable
+blocks out. All False is the **super-net**, all True the **base-net**; N stages hold 2^N networks in one set of weights.
 
-A mandatory block owns two sets of norms: `bn1` runs with the whole stage, `bn1_skip` when the stage's second half is skipped.
+A mandatory block owns two sets of norms: `bn1` runs with the whole stage, `bn1_skip` when its second half is skipped.
 `skip` is a value handed down from call to call. No module changes in a forward pass, so threads, DDP, EMA and
 `torch.compile` need no care.
 """
@@ -15,7 +15,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,14 @@ Skip = tuple[bool, ...]
 
 
 def mandatory_count(length: int) -> int:
-    """How many of a stage's blocks are mandatory: half of them, rounded up; one at least, and not the last of several."""
+    """How many of a stage's blocks are mandatory: half, rounded up; one at least, and not the last of several."""
     return max(1, min(length - 1, math.ceil(length / 2)))
 
 
 class Mandatory(nn.Module):
-    """Put before a torchvision class: its forward, run with the module's own norms or, if `skip`, with its skip norms."""
+    """Put before a torchvision class: its own forward, run with the module's norms or, if `skip`, its skip norms."""
 
-    adaptive_class_of: dict[type, type] = {}
+    adaptive_class_of: ClassVar[dict[type, type]] = {}
     plain: type[nn.Module]
 
     def __init_subclass__(cls) -> None:
@@ -45,7 +45,7 @@ class Mandatory(nn.Module):
 
 
 class SkipView:
-    """A mandatory module as its forward sees it when its stage is skipped: `name` means `name_skip` where there is one."""
+    """A mandatory module as its forward sees it under `skip`: `name` means `name_skip` where there is one."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -87,7 +87,7 @@ def run(path: Iterable[nn.Module], x: Tensor, skip: bool) -> Tensor:
 
 
 def make_mandatory(module: nn.Module, switchable_norms: bool = True, leave: Sequence[str] = ()) -> nn.Module:
-    """Turn a torchvision module, in place, into a mandatory one: every norm in it gets a twin `…_skip`, except under `leave`.
+    """Turn a torchvision module, in place, into a mandatory one: its norms get twins `…_skip`, except under `leave`.
 
     Stochastic depth gets an identity as its twin: the base-net is trained without it.
     """
@@ -106,7 +106,7 @@ def make_mandatory(module: nn.Module, switchable_norms: bool = True, leave: Sequ
 
 
 def split(blocks: nn.Sequential, switchable_norms: bool = True, leave: Sequence[str] = ()) -> Stage:
-    """Split a residual stage into its mandatory and its skippable sub-path; names in the state dict stay as they are."""
+    """Split a residual stage into its mandatory and its skippable sub-path. Names in the state dict stay."""
     named = OrderedDict(blocks.named_children())
     for block in list(named.values())[: mandatory_count(len(named))]:
         make_mandatory(block, switchable_norms, leave)
@@ -114,7 +114,7 @@ def split(blocks: nn.Sequential, switchable_norms: bool = True, leave: Sequence[
 
 
 class AdaptiveDepth(nn.Module):
-    """Put before a torchvision network. A family says what stands before, in and behind its stages; the rest is here."""
+    """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
     def _embed(self, x: Tensor) -> Tensor:
         """Image → what the first stage takes. Knows no `skip`."""
@@ -127,6 +127,13 @@ class AdaptiveDepth(nn.Module):
     def _classify(self, x: Tensor, skip: bool) -> Tensor:
         """The last stage's output → logits, under the last flag."""
         raise NotImplementedError
+
+    def _tail(self) -> Sequence[nn.Module]:
+        """Mandatory modules behind the last stage, which follow the last flag."""
+        return ()
+
+    def _tidy_plain(self, plain: nn.Module) -> None:
+        """Give a sub-network, already of torchvision's class, torchvision's own order of modules."""
 
     def _feature_map(self, x: Tensor) -> Tensor:
         """A stage's output h^s as B, C, H, W."""
@@ -155,7 +162,7 @@ class AdaptiveDepth(nn.Module):
     def forward(
         self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Logits of the sub-network that `skip` selects (None: the super-net), with the features h^1 … h^N if asked for."""
+        """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
         skip = self.checked(skip)
         x = self._embed(x)
         features = []
@@ -198,9 +205,9 @@ class AdaptiveDepth(nn.Module):
     def compile(self, **options: Any) -> None:
         """Compile every sub-path once, in place; all 2^N sub-networks then run compiled.
 
-        `torch.compile(model)` also works, with one graph per sub-network; but it keeps at most 8 variants of one piece of
-        code and runs the rest uncompiled. Here each of the 2N sub-paths gets a code object of its own, so that no limit is
-        met and the stages' different shapes are not taken for one dynamic shape.
+        `torch.compile(model)` also works, with one graph per sub-network; but it keeps at most 8 variants of one code
+        object and runs the rest uncompiled. Here each of the 2N sub-paths has a code object of its own, so that no
+        limit is met and the stages' different shapes are not taken for one dynamic shape.
         """
         compiled = {
             (s, flag): torch.compile(_path_function(self._paths()[s], flag, f"stage_{s}_{flag}"), **options)
@@ -221,7 +228,7 @@ def _path_function(path: Sequence[nn.Module], skip: bool, name: str) -> Any:
     def function(x: Tensor) -> Tensor:
         return run(path, x, skip)
 
-    function.__code__ = function.__code__.replace(co_name=name, co_qualname=name)
+    function.__code__ = function.__code__.replace(co_name=name)
     return function
 
 

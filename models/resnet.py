@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from .adaptive import AdaptiveDepth, Mandatory, split
+from .registry import network
 
 
 class MandatoryBasicBlock(Mandatory, resnet.BasicBlock):
@@ -62,37 +63,46 @@ def _pool_shortcut(block: nn.Module) -> None:
         block.downsample = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), conv, norm)
 
 
+@network("stem")
 def resnet18(**kwargs: Any) -> AdaptiveResNet:
     return AdaptiveResNet(resnet.BasicBlock, [2, 2, 2, 2], **kwargs)
 
 
+@network("stem")
 def resnet34(**kwargs: Any) -> AdaptiveResNet:
     return AdaptiveResNet(resnet.BasicBlock, [3, 4, 6, 3], **kwargs)
 
 
+@network("stem")
 def resnet50(**kwargs: Any) -> AdaptiveResNet:
     return AdaptiveResNet(resnet.Bottleneck, [3, 4, 6, 3], **kwargs)
 
 
+@network("stem")
 def resnet101(**kwargs: Any) -> AdaptiveResNet:
     return AdaptiveResNet(resnet.Bottleneck, [3, 4, 23, 3], **kwargs)
 
 
+@network("stem")
 def resnet152(**kwargs: Any) -> AdaptiveResNet:
     return AdaptiveResNet(resnet.Bottleneck, [3, 8, 36, 3], **kwargs)
 
 
+@network("stem")
 def resnet50vd(**kwargs: Any) -> AdaptiveResNet:
     return resnet50(pooled_shortcuts=True, **kwargs)
 
 
+@network("stem")
 def resnet101vd(**kwargs: Any) -> AdaptiveResNet:
     return resnet101(pooled_shortcuts=True, **kwargs)
 
 
+@network("stem")
 def resnext50_32x4d(**kwargs: Any) -> AdaptiveResNet:
     return resnet50(groups=32, width_per_group=4, **kwargs)
 
 
+@network("stem")
 def wide_resnet50_2(**kwargs: Any) -> AdaptiveResNet:
     return resnet50(width_per_group=128, **kwargs)
