@@ -1,7 +1,7 @@
 """One file of weights from the network: whole under its name, or not there at all.
 
-The bytes go to `NAME.partial`, which a later attempt continues; only a file that passed every check gets its name. A file
-lock makes one process of a machine fetch while the others wait for it, under torchrun or without. Any refusal is a
+The bytes go to `NAME.partial`, which a later attempt continues; only a file that passed every check gets its name. A
+file lock makes one process of a machine fetch while the others wait for it, under torchrun or without. Any refusal is a
 WeightsError that names the address to open by hand and the place to put the file.
 """
 

@@ -1,0 +1,145 @@
+"""A server on the loopback that hands out one file and misbehaves in the way that the address names."""
+
+import contextlib
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+
+PAGE = b"<!DOCTYPE html><html><title>Quota exceeded</title></html>"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """`/WAY/NAME`: the method `WAY` answers. `server.requests` keeps (way, Range header) of every request."""
+
+    def do_GET(self):
+        way = self.path.split("/")[1]
+        asked = self.headers.get("Range")
+        self.server.requests.append((way, asked))
+        self.first = [w for w, _ in self.server.requests].count(way) == 1
+        self.start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the other side may give up
+            getattr(self, way)()
+
+    def log_message(self, *args):
+        pass
+
+    def head(self, status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def send(self, until=None, ranges=True, pause=0.0, etag='"one"', step=1 << 14):
+        """The file from the byte asked for, up to `until`, in pieces with a pause after each."""
+        body = self.server.body
+        same = self.headers.get("If-Range") in (None, etag)
+        start = self.start if ranges and same else 0
+        headers = {"Content_Length": len(body) - start, "Content_Type": "application/octet-stream", "ETag": etag}
+        if start:
+            self.head(206, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **headers)
+        else:
+            self.head(**headers)
+        for at in range(start, until or len(body), step):
+            self.wfile.write(body[at : min(at + step, until or len(body))])
+            time.sleep(pause)
+
+    def good(self):
+        self.send()
+
+    def cut(self):
+        self.send(until=len(self.server.body) // 2 if self.first else None)
+
+    def cut_without_range(self):
+        self.send(until=len(self.server.body) // 2 if self.first else None, ranges=False)
+
+    def always_cut(self):
+        self.send(until=1000, ranges=False)
+
+    def cut_then_changed(self):
+        if self.first:
+            self.send(until=len(self.server.body) // 2, etag='"zero"')
+        else:
+            self.send()
+
+    def cut_then_416(self):
+        if self.first:
+            self.send(until=len(self.server.body) // 2)
+        elif self.start:
+            self.head(416, Content_Range=f"bytes */{len(self.server.body)}", Content_Length=0)
+        else:
+            self.send()
+
+    def cut_without_length(self):
+        self.head(Content_Type="application/octet-stream")
+        self.wfile.write(self.server.body[: len(self.server.body) // 2])
+
+    def cut_then_page(self):
+        if self.first:
+            self.send(until=len(self.server.body) // 2)
+        else:
+            self.page()
+
+    def stall(self):
+        self.send(until=len(self.server.body) // 2 if self.first else None)
+        if self.first:
+            self.server.closing.wait(5)
+
+    def slow(self):
+        self.send(pause=0.05)
+
+    def redirect(self):
+        self.head(302, Location="/cut/file", Content_Length=0)
+
+    def busy(self):
+        if self.first:
+            self.head(503, Content_Length=0)
+        else:
+            self.send()
+
+    def page(self):
+        self.head(Content_Type="text/html; charset=utf-8", Content_Length=len(PAGE))
+        self.wfile.write(PAGE)
+
+    def hidden_page(self):
+        self.head(Content_Type="application/octet-stream", Content_Length=len(PAGE))
+        self.wfile.write(PAGE)
+
+    def empty(self):
+        self.head(Content_Type="application/octet-stream", Content_Length=0)
+
+    def text(self):
+        self.head(Content_Type="application/octet-stream", Content_Length=5)
+        self.wfile.write(b"sorry")
+
+    def missing(self):
+        self.send_error(404)
+
+    def forbidden(self):
+        self.send_error(403)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, body: bytes):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body = body
+        self.requests: list[tuple[str, str | None]] = []
+        self.closing = threading.Event()
+
+    def address(self, way: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{way}"
+
+
+@contextlib.contextmanager
+def serving(body: bytes) -> Iterator[Server]:
+    with Server(body) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            server.shutdown()
+            thread.join()
