@@ -1,0 +1,129 @@
+"""An image file becomes a uint8 tensor here, for training and for evaluation; `ToFloat` does the rest on the device.
+
+Two decoders: `pil` walks torchvision's classic PIL chain, `tensor` uses torchvision's own JPEG decoder and transforms
+on uint8 tensors (about twice as fast) and asks PIL about files that the decoder refuses. Evaluation uses `pil` unless
+told otherwise, so that published accuracies are met bit for bit. Normalisation waits for the device: a quarter of the
+bytes travel, and the workers' cores are left to decoding.
+"""
+
+import struct
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL.Image import DecompressionBombError
+from torch import Tensor, nn
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from utils.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MEAN_COLOUR = [round(255 * mean) for mean in IMAGENET_MEAN]
+
+# Whatever PIL and libjpeg raise on files that are not the images they claim to be.
+DECODE_ERRORS = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, struct.error, DecompressionBombError)
+
+Image = Tensor | PIL.Image.Image
+
+
+def decode_pil(path: str | bytes) -> PIL.Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
+        with open(path, "rb") as file, PIL.Image.open(file) as image:
+            return _eight_bits(image).convert("RGB")
+
+
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """PIL would clip 16-bit grey at 255, that is make it white: keep the high byte instead."""
+    if not image.mode.startswith("I"):
+        return image
+    return PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+
+
+def decode_tensor(path: str | bytes) -> Tensor:
+    """RGB, uint8, channels first. The JPEG decoder gives PIL's pixels; everything it refuses, PIL decodes."""
+    data = np.fromfile(path, np.uint8)
+    if data[:2].tobytes() == b"\xff\xd8":
+        try:
+            return decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)
+        except RuntimeError:
+            pass  # PIL reads some of what libjpeg refuses, and says better what is wrong with the rest
+    return pil_to_tensor(decode_pil(path))
+
+
+DECODERS: dict[str, Callable[[str | bytes], Image]] = {"pil": decode_pil, "tensor": decode_tensor}
+
+
+def train_transform(args: Namespace, small: bool = False) -> v2.Compose:
+    """Decoded image -> uint8 tensor. `small` images (CIFAR, …) are shifted by up to an eighth instead of zoomed into.
+
+    The reference erases after normalisation, with 0; here the bytes are erased with the mean colour, which becomes that
+    0 to within half a grey level.
+    """
+    size, interpolation = args.train_crop_size, v2.InterpolationMode(args.interpolation)
+    if small:
+        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
+    else:
+        steps = [v2.RandomResizedCrop(size, interpolation=interpolation)]
+    if args.hflip_prob > 0:
+        steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
+    if args.auto_augment:
+        steps.append(_auto_augment(args, interpolation))
+    steps.append(v2.PILToTensor())
+    if args.random_erase > 0:
+        steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR))
+    return v2.Compose(steps)
+
+
+def _auto_augment(args: Namespace, interpolation: v2.InterpolationMode) -> v2.Transform:
+    if args.auto_augment == "ra":
+        return v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
+    if args.auto_augment == "ta_wide":
+        return v2.TrivialAugmentWide(interpolation=interpolation)
+    if args.auto_augment == "augmix":
+        return v2.AugMix(severity=args.augmix_severity, interpolation=interpolation)
+    return v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
+
+
+def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:
+    """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
+    return v2.Compose(
+        [
+            v2.Resize(resize_size, v2.InterpolationMode(interpolation)),
+            v2.CenterCrop(crop_size),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def load_image(path: str, transform: Callable[[Image], Tensor]) -> Tensor:
+    """One image of the user's, as the evaluation sees it: 3 x crop x crop, uint8."""
+    try:
+        return transform(decode_pil(path))
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path}: not a readable image ({error}); give a JPEG or PNG file") from None
+
+
+class ToFloat(nn.Module):
+    """uint8 images -> normalised float images, (x / 255 - mean) / std as one multiply-add, on the device of the images.
+
+    `memory_format` torch.channels_last hands networks of convolutions what they like; without it the layout is kept.
+    """
+
+    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD, memory_format=torch.preserve_format):
+        super().__init__()
+        mean, std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+        self.memory_format = memory_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.memory_format != torch.preserve_format:
+            images = images.contiguous(memory_format=self.memory_format)  # while they are still a quarter of the size
+        return torch.addcmul(self.shift, images, self.scale)

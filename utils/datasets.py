@@ -1,0 +1,95 @@
+"""Images by key (epoch, index, repeat): everything random about an image follows from its key and the run's seed.
+
+So an image looks the same whichever worker loads it, and a resumed run sees what the uninterrupted one would have seen.
+What is held per image are rows of numpy arrays or tensors: a Python object per file would be copied, by its reference
+count alone, into every worker in the course of an epoch (pytorch issue 13246).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from presets import DECODE_ERRORS, Image
+from utils.rng import derive, seeded
+
+Key = tuple[int, int, int]
+MOST_SUBSTITUTES = 100  # so many unreadable files in a row are not a few bad images but a broken disk
+
+
+class Corrupt(NamedTuple):
+    """An image that could not be read, in the place of its tensor."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.reason})"
+
+
+Item = tuple[Tensor, int] | Corrupt
+
+
+class _Images(Dataset):
+    """What files and arrays have in common. A subclass says how to read an image, and its `targets`."""
+
+    def __init__(self, transform: Callable[[Image], Tensor], seed: int = 0, substitute: bool = False):
+        self.transform, self.seed, self.substitute = transform, seed, substitute
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: Key | int) -> Item:
+        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        image = self._read(index)
+        if isinstance(image, Corrupt):
+            return image
+        with seeded(derive(self.seed, epoch, index, repeat)):
+            return self.transform(image), int(self.targets[index])
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
+        """The items of a batch. With `substitute` the next readable image follows a corrupt one."""
+        items = []
+        for key in keys:
+            items.append(self[key])
+            if self.substitute and isinstance(items[-1], Corrupt):
+                items.extend(self._substitutes(key))
+        return items
+
+    def _substitutes(self, key: Key) -> list[Item]:
+        epoch, index, repeat = key
+        items = []
+        for step in range(1, min(MOST_SUBSTITUTES, len(self))):
+            items.append(self[epoch, (index + step) % len(self), repeat])
+            if not isinstance(items[-1], Corrupt):
+                break
+        return items
+
+
+class FileImages(_Images):
+    """Image files: `files` is an array of paths as bytes below `root`."""
+
+    def __init__(self, root: str, files: np.ndarray, targets: np.ndarray, decode: Callable[[str], Image], **kw):
+        super().__init__(**kw)
+        self.root, self.files, self.targets, self.decode = root, files, targets, decode
+
+    def _read(self, index: int) -> Image | Corrupt:
+        path = os.path.join(self.root, os.fsdecode(self.files[index]))
+        try:
+            return self.decode(path)
+        except DECODE_ERRORS as error:
+            return Corrupt(path, str(error).replace(path, "file") or type(error).__name__)
+
+
+class ArrayImages(_Images):
+    """Images in memory, N x 1 x H x W or N x 3 x H x W; grey ones are shown as three equal channels."""
+
+    def __init__(self, images: Tensor, targets: Tensor, **kw):
+        super().__init__(**kw)
+        self.images, self.targets = images, targets
+
+    def _read(self, index: int) -> Tensor:
+        return self.images[index].expand(3, -1, -1)
