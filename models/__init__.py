@@ -1,7 +1,7 @@
 """Networks whose depth is chosen at run time.
 
-    model = models.resnet50(num_classes=1000)
-    logits = model(images, skip=(True, True, False, False))     # one of 2^4 sub-networks; None is the super-net
+model = models.resnet50(num_classes=1000)
+logits = model(images, skip=(True, True, False, False))     # one of 2^4 sub-networks; None is the super-net
 """
 
 from .adaptive import AdaptiveDepth
