@@ -74,21 +74,41 @@ def train_transform(args: Namespace, small: bool = False) -> v2.Compose:
     if args.hflip_prob > 0:
         steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
     if args.auto_augment:
-        steps.append(_auto_augment(args, interpolation))
+        steps.extend(_auto_augment(args, interpolation))
     steps.append(v2.PILToTensor())
     if args.random_erase > 0:
         steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR))
     return v2.Compose(steps)
 
 
-def _auto_augment(args: Namespace, interpolation: v2.InterpolationMode) -> v2.Transform:
+def _auto_augment(args: Namespace, interpolation: v2.InterpolationMode) -> list[nn.Module]:
+    """torchvision turns and shears tensors bilinearly at best: with bicubic PIL does it, as in the reference."""
+    if args.auto_augment == "augmix":  # works on tensors inside, also where the image is PIL's
+        simple = v2.InterpolationMode.BILINEAR if args.interpolation == "bicubic" else interpolation
+        return [_WithoutOneDNN(v2.AugMix(severity=args.augmix_severity, interpolation=simple))]
     if args.auto_augment == "ra":
-        return v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
-    if args.auto_augment == "ta_wide":
-        return v2.TrivialAugmentWide(interpolation=interpolation)
-    if args.auto_augment == "augmix":
-        return v2.AugMix(severity=args.augmix_severity, interpolation=interpolation)
-    return v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
+        augment = v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
+    elif args.auto_augment == "ta_wide":
+        augment = v2.TrivialAugmentWide(interpolation=interpolation)
+    else:
+        augment = v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
+    return [v2.ToPILImage(), augment] if args.interpolation == "bicubic" else [_WithoutOneDNN(augment)]
+
+
+class _WithoutOneDNN(nn.Module):
+    """torch's own convolution sharpens a colour image ten times as fast as oneDNN's, which is made for many channels."""
+
+    def __init__(self, augment: v2.Transform):
+        super().__init__()
+        self.augment = augment
+
+    def forward(self, image: Image) -> Image:
+        enabled = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False
+        try:
+            return self.augment(image)
+        finally:
+            torch.backends.mkldnn.enabled = enabled
 
 
 def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:

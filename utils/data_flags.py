@@ -49,9 +49,7 @@ def _augmentation_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
     small = ", ".join(f"{name} {size}" for name, (size, _, _) in SMALL.items())
     add("--train-crop-size", type=int, metavar="N", help=f"random crop (default: 224; {small})")
-    add(
-        "--val-resize-size", type=int, metavar="N", help=f"shorter side before that crop (default: 256; {small})"
-    )
+    add("--val-resize-size", type=int, metavar="N", help=f"shorter side before that crop (default: 256; {small})")
     add("--val-crop-size", type=int, metavar="N", help=f"central crop (default: 224; {small})")
     add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear", help="of all resizing")
     add("--hflip-prob", type=float, metavar="P", help="probability of a horizontal flip (default: 0.5; digits 0)")
