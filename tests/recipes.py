@@ -1,0 +1,24 @@
+"""The commands of the README, as a test runs them: only paths, processes and sizes differ."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def commands(kind: str) -> list[str]:
+    """The README's commands of one kind: "training" or "evaluation", word for word."""
+    lines = re.findall(r"^(?:torchrun|python) .*train_adn\.py .*<.*$", README.read_text(), flags=re.MULTILINE)
+    return [line for line in lines if ("--test-only" in line) == (kind == "evaluation")]
+
+
+def arguments(command: str, paths: Mapping[str, str | Path]) -> list[str]:
+    """What follows train_adn.py, with each `<placeholder>` replaced by the path that its words contain the key of."""
+
+    def path(match: re.Match[str]) -> str:
+        (key,) = [key for key in paths if key in match[1]]
+        return shlex.quote(str(paths[key]))
+
+    return shlex.split(re.sub(r"<([^>]*)>", path, command.split("train_adn.py", 1)[1]))
