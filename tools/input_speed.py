@@ -41,7 +41,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 
 
 def classic(case: str) -> Callable[[str], torch.Tensor]:
-    """What torchvision's reference scripts do in a worker: PIL and transforms v1, floats and normalisation at the end."""
+    """What torchvision's reference scripts do in a worker: PIL and transforms v1, then floats and normalisation."""
     steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
     if case == "evaluation":
         steps = [transforms.Resize(256), transforms.CenterCrop(224)]
