@@ -1,12 +1,20 @@
 """The bundled digits as they are published, and the idx files of Fashion-MNIST wherever they lie."""
 
 import argparse
+import functools
 import gzip
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR10, FashionMNIST
 
 from tests.test_data import arguments
 from utils import named_datasets
@@ -90,15 +98,19 @@ def test_fashion_mnist_through_the_command_line(tmp_path):
     assert data.train[0][0].shape == (3, 24, 24)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "not gzip"])
+@pytest.mark.parametrize("damage", ["truncated", "not gzip"])
 def test_damaged_files_are_named(tmp_path, damage):
     fashion_files(tmp_path)
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
-    content = {"truncated": path.read_bytes()[:500], "not gzip": b"<html>"}.get(damage)
-    path.unlink()
-    if content:
-        path.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:500] if damage == "truncated" else b"<html>")
     with pytest.raises(UserError, match=path.name):
+        named_datasets.fashion_mnist(tmp_path, download=False)
+
+
+def test_three_of_the_four_files_are_not_the_data(tmp_path):
+    fashion_files(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UserError, match="fashion-mnist is not in"):
         named_datasets.fashion_mnist(tmp_path, download=False)
 
 
@@ -116,13 +128,81 @@ def test_what_is_not_there_is_said_with_the_way_to_get_it(tmp_path, name):
         load_data(arguments(name, "--download-dir", str(tmp_path)))
 
 
-def test_cifar_arrays_keep_pixels_and_classes(tmp_path):
-    """The layout that torchvision hands out: N x 32 x 32 x 3 and a list."""
-    stored = argparse.Namespace(data=np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
-    stored.targets = [3, 1, 4, 1, 5]
-    arrays = named_datasets._cifar_arrays(stored)
-    assert arrays.images[2, 1, 7, 9] == stored.data[2, 7, 9, 1]
-    assert arrays.targets.tolist() == stored.targets
+@pytest.fixture
+def published(tmp_path):
+    """A folder and its address on the loopback."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def test_fashion_mnist_is_fetched_once_when_allowed(tmp_path, published, monkeypatch):
+    folder, address = published
+    written = fashion_files(folder)
+    sums = [(path.name, md5(path.read_bytes())) for path in sorted(folder.iterdir())]
+    monkeypatch.setattr(FashionMNIST, "mirrors", [address])
+    monkeypatch.setattr(FashionMNIST, "resources", sums)
+    data = named_datasets.fashion_mnist(tmp_path / "down", download=True)
+    assert np.array_equal(data.val.images[:, 0].numpy(), written["t10k-images-idx3-ubyte"])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    assert len(named_datasets.fashion_mnist(tmp_path / "down", download=True).train.images) == FASHION["train"]
+
+
+def publish_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """CIFAR-10's archive in small: its six batches with two images each, and torchvision's sums made to fit."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+    contents = {"batches.meta": {"label_names": [f"class {number}" for number in range(10)]}}
+    for number, (name, _) in enumerate(CIFAR10.train_list + CIFAR10.test_list):
+        part = slice(2 * number, 2 * number + 2)
+        contents[name] = {"data": images[part].reshape(2, -1), "labels": [number, number + 1]}
+    packed = {name: pickle.dumps(content) for name, content in contents.items()}
+    with tarfile.open(folder / CIFAR10.filename, "w:gz") as archive:
+        for name, content in packed.items():
+            entry = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    for parts in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, parts, [[name, md5(packed[name])] for name, _ in getattr(CIFAR10, parts)])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(packed["batches.meta"])})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5((folder / CIFAR10.filename).read_bytes()))
+    return images
+
+
+def test_cifar_is_fetched_when_allowed_and_found_again(tmp_path, published, monkeypatch):
+    folder, address = published
+    images = publish_cifar(folder, monkeypatch)
+    monkeypatch.setattr(CIFAR10, "url", address + CIFAR10.filename)
+    place = ["--download-dir", str(tmp_path / "down")]
+    assert len(load_data(arguments("cifar10", *place, "--download")).train) == 10
+    data = load_data(arguments("cifar10", *place))
+    assert np.array_equal(data.train.images.numpy(), images[:10])
+    assert data.val.targets.tolist() == [5, 6]
+    assert data.classes[3] == "class 3"
+    (tmp_path / "down" / CIFAR10.base_folder / "test_batch").write_bytes(b"not what was published")
+    with pytest.raises(UserError, match="cifar10 is not in"):
+        load_data(arguments("cifar10", *place))
+
+
+def test_a_download_that_fails_says_so_in_one_line(tmp_path, published, monkeypatch):
+    monkeypatch.setattr(FashionMNIST, "mirrors", [published[1]])
+    monkeypatch.setattr(CIFAR10, "url", published[1] + "elsewhere.tar.gz")
+    for name, kind in (("fashion-mnist", FashionMNIST), ("cifar10", CIFAR10)):
+        with pytest.raises(UserError, match=f"{kind.__name__} cannot be fetched into .*404") as caught:
+            load_data(arguments(name, "--download", "--download-dir", str(tmp_path)))
+        assert "\n" not in str(caught.value)
 
 
 def test_defaults_follow_the_data_and_yield_to_the_user():

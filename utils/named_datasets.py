@@ -60,7 +60,7 @@ def digits() -> NamedData:
 def fashion_mnist(folder: Path, download: bool) -> NamedData:
     """From a folder with the four published files, packed or not, wherever they come from."""
     places = [folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST]
-    found = next((place for place in places if any(place.glob("train-images-idx3-ubyte*"))), None)
+    found = next((place for place in places if _has_fashion_mnist(place)), None)
     if found is None:
         if not download:
             raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
@@ -73,6 +73,11 @@ def fashion_mnist(folder: Path, download: bool) -> NamedData:
     return NamedData(*parts, torchvision.datasets.FashionMNIST.classes)
 
 
+def _has_fashion_mnist(folder: Path) -> bool:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in names)
+
+
 def read_idx(folder: Path, name: str) -> Tensor:
     """An array in the idx format of MNIST: two zeros, type, number of dimensions, big-endian sizes, bytes."""
     packed, plain = folder / f"{name}.gz", folder / name
@@ -81,8 +86,6 @@ def read_idx(folder: Path, name: str) -> Tensor:
         data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
         sizes = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes).copy())
-    except FileNotFoundError:
-        raise UserError(f"{packed}: is missing, though other files of the data set are there; fetch it too") from None
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: not a whole idx file ({error}); remove it and fetch it again") from None
 
@@ -113,7 +116,8 @@ def _fetch(kind: type, folder: Path) -> None:
         with _alone(folder / ".lock"):
             kind(folder, download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{kind.__name__} cannot be fetched into {folder}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{kind.__name__} cannot be fetched into {folder}: {reason}") from None
 
 
 @contextlib.contextmanager
