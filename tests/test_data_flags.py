@@ -42,6 +42,15 @@ def test_impossible_settings_are_refused_by_name(flags):
         completed(*flags)
 
 
+@pytest.mark.parametrize(
+    ("flag", "path"),
+    [("--decode=pil", "digits"), ("--cache-dataset", "cifar10"), ("--download", "digits"), ("--download", "/data")],
+)
+def test_a_flag_without_effect_is_refused(flag, path):
+    with pytest.raises(UserError, match=f"{flag.split('=')[0]} has no effect on --data-path {path}"):
+        completed(flag, "--data-path", path)
+
+
 def test_the_recipes_flags_are_understood():
     line = """--auto-augment ta_wide --random-erase 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0 --train-crop-size 176
         --val-resize-size 232 --ra-sampler --ra-reps=4 --interpolation bicubic --data-path /data -j 3"""

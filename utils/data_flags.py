@@ -15,6 +15,7 @@ SMALL = {  # data sets that live in memory: image size, probability of a horizon
 }
 
 
+FETCHED = ("fashion-mnist", "cifar10", "cifar100")
 POLICIES = ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn")
 
 
@@ -31,7 +32,7 @@ def data_flags(parser: ArgumentParser) -> None:
 def _source_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
     add("--data-path", metavar="PATH", help=f"a folder with train/ and val/, or one of {', '.join(SMALL)}")
-    add("--download", action="store_true", help="fetch fashion-mnist, cifar10 or cifar100 if they are not here")
+    add("--download", action="store_true", help=f"fetch {', '.join(FETCHED)} if they are not here")
     add("--download-dir", metavar="DIR", help="where they are kept (default: ~/.cache/adn/data)")
     workers = "loader processes (default: 16, at most one per CPU core; fewer for data sets in memory)"
     add("-j", "--workers", type=int, metavar="N", help=workers)
@@ -97,6 +98,13 @@ def check(args: Namespace) -> None:
             f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}: "
             f"lower the first or raise the second"
         )
+    for flag, idle in {
+        "--decode": args.decode and args.data_path in SMALL,
+        "--cache-dataset": args.cache_dataset and args.data_path in SMALL,
+        "--download": args.download and args.data_path not in FETCHED,
+    }.items():
+        if idle:
+            raise UserError(f"{flag} has no effect on --data-path {args.data_path}: leave it out")
     if args.auto_augment not in (None, *POLICIES):
         raise UserError(f"--auto-augment {args.auto_augment} is unknown: choose one of {', '.join(POLICIES)}")
 
