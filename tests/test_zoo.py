@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from misbehaving_server import serving
 from torchvision.transforms.functional import InterpolationMode
 
 import models
@@ -20,6 +19,7 @@ from models import WeightsError
 from models.download import Remote, download
 from models.skip_cfg import parse_skips
 from models.zoo import RELEASED, ResNet50_ADN_Weights, Swin_T_ADN_Weights, preprocessing, published, weights_file
+from tests.misbehaving_server import serving
 
 ROOT = Path(__file__).parents[1]
 PAGE = "https://example.org/by-hand"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.distributed import is_main, sum_over_processes, world_size
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,7 @@ class _Counts:
         """Everything in one all-reduce: integers are exact in a double up to 2^53."""
         mine = torch.tensor([self.images, corrupt], dtype=torch.float64, device=self.loss.device)
         packed = torch.cat([mine, self.correct.flatten().double(), self.loss])
-        if dist.is_initialized():
-            dist.all_reduce(packed)
-        return packed.tolist()
+        return sum_over_processes(packed).tolist()
 
 
 def evaluate(
@@ -83,8 +82,8 @@ def evaluate(
     """
     device = next(model.parameters()).device
     counts, corrupt = _Counts(len(subnets), device), []
-    bar = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=_rank() != 0 or None)
-    with _eval_mode(model), torch.inference_mode():
+    bar = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None if is_main() else True)
+    with eval_mode(model), torch.inference_mode():
         for batch in bar:
             corrupt.extend(batch.corrupt)
             if corrupt and on_corrupt == "error":
@@ -116,7 +115,7 @@ def _forward(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> d
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module is again in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -132,19 +131,15 @@ def _report_corrupt(mine: list[str], total: int, on_corrupt: str) -> tuple[str, 
     if not total:
         return ()
     gathered = [mine]
-    if dist.is_initialized():
-        gathered = [None] * dist.get_world_size()
+    if world_size() > 1:
+        gathered = [None] * world_size()
         dist.all_gather_object(gathered, mine)
     names = tuple(sorted(name for part in gathered for name in part))
     shown = ", ".join(names[:NAMES_SHOWN])
     if len(names) > NAMES_SHOWN:
         shown += f" and {len(names) - NAMES_SHOWN} more"
     if on_corrupt == "error":
-        raise UserError(f"cannot decode {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
-    if _rank() == 0:
+        raise UserError(f"cannot read {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
+    if is_main():
         log.warning("%d corrupt images left out of the evaluation: %s", len(names), shown)
     return names
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
