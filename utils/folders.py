@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from utils.data_flags import cache_folder
 from utils.errors import UserError
+from utils.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def list_images(folder: Path, cache: bool = False) -> FileList:
             _write_cache(kept, stamp, found)
         return found
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; check path and permissions") from None
+        raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions") from None
 
 
 def _class_folders(folder: Path) -> list[os.DirEntry]:
@@ -96,15 +97,8 @@ def _read_cache(path: Path, stamp: np.ndarray) -> FileList | None:
 
 
 def _write_cache(path: Path, stamp: np.ndarray, found: FileList) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole_file(path) as file:
             np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        log.warning("--cache-dataset: %s: %s; going on without", error.filename, error.strerror)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except UserError as error:
+        log.warning("--cache-dataset: %s; going on without", error)
