@@ -1,0 +1,339 @@
+"""Train and test adaptive-depth networks.
+
+    python train_adn.py --data-path digits --stem small                           one process
+    torchrun --nproc_per_node=4 train_adn.py --model resnet50 --data-path DIR     4 GPUs of one machine
+    torchrun --nnodes=2 --nproc_per_node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train_adn.py …    two machines
+
+Exit codes: 0 done, 2 a mistake to mend (one line says which), 75 stopped by a signal and saved (--resume auto goes on).
+"""
+
+from utils.arguments import parser
+
+if __name__ == "__main__":
+    parser().parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import models
+import models.zoo
+import presets
+import sampler
+import transforms
+from utils import checkpoint, distillation, distributed, engine, log, optim
+from utils.data import Data, eval_loader, load_data, train_loader
+from utils.errors import UserError
+from utils.evaluation import Result, evaluate
+from utils.interruption import EXIT_CODE, StopRequest
+from utils.reduction import GradientReducer
+from utils.testing import Subject, run_test
+
+logger = logging.getLogger("train_adn")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
+        args.device = str(device)
+        log.setup()
+        seed_everything(args)
+        data = load_data(args)
+        model = build_model(args, len(data.classes)).to(device)
+        if args.test_only:
+            return test(args, device, data, model)
+        return train(args, device, data, model)
+    except (UserError, models.WeightsError) as error:
+        if distributed.first_to_say(str(error)):
+            print(f"train_adn.py: error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        distributed.stop()
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: unknown; use cuda, cpu or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: no CUDA GPU can be used here; use --device cpu, or look into driver and torch build"
+        )
+    return device
+
+
+def seed_everything(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = not args.deterministic
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(args.deterministic)
+
+
+def build_model(args: argparse.Namespace, classes: int) -> models.AdaptiveDepth:
+    size = args.val_crop_size if args.test_only else args.train_crop_size
+    try:
+        model = models.build(
+            args.model,
+            num_classes=classes,
+            stem=args.stem,
+            patch_size=args.patch_size,
+            image_size=size,
+            switchable_norms=not args.no_switchable_norms,
+        )
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    if args.init_from:
+        models.load_plain(model, plain_weights(args), new_head=True)
+    if args.weights:
+        path = models.zoo.weights_file(args.weights, url=args.weights_url, folder=args.weights_dir)
+        state = models.model_state(models.read_checkpoint(path), ema=args.model_ema, source=str(path))
+        models.load_state(model, state, source=str(path))
+    return model
+
+
+def plain_weights(args: argparse.Namespace) -> dict | object:
+    """What --init-from names: a file, or one of torchvision's enums for this model."""
+    if Path(args.init_from).exists():
+        return models.read_checkpoint(args.init_from)
+    import torchvision
+
+    try:
+        return torchvision.models.get_model_weights(args.model)[args.init_from]
+    except (KeyError, ValueError):
+        raise UserError(
+            f"--init-from {args.init_from}: neither a file nor weights that torchvision has of {args.model}"
+        ) from None
+
+
+def autocast_of(args: argparse.Namespace, device: torch.device) -> tuple[Callable, str]:
+    """What to enter around a forward pass, and the name of the precision inside."""
+    if not args.amp:
+        return contextlib.nullcontext, "fp32"
+    bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    choice = args.amp_dtype if args.amp_dtype != "auto" else ("bf16" if bf16 else "fp16")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+    return partial(torch.autocast, device.type, dtype=dtype), choice
+
+
+def layout(args: argparse.Namespace, model: nn.Module) -> torch.memory_format:
+    """Channels-last pays for networks of convolutions; a transformer has but one."""
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    wanted = convolutions > 1 if args.channels_last is None else args.channels_last
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def prepare_of(args: argparse.Namespace, device: torch.device, model: nn.Module) -> engine.Prepare:
+    memory_format = layout(args, model)
+    model.to(memory_format=memory_format)
+    return engine.Prepare(device, presets.ToFloat(memory_format=memory_format))
+
+
+def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[list[distillation.Pass], list[str]]:
+    """What a step runs, and what each pass is called in the log."""
+    if args.method == "individual":
+        skip = one_skip(args, model)
+        return distillation.individual_passes(skip), [models.subnet_name(skip)]
+    make = distillation.undistilled_passes if args.no_distillation else distillation.adn_passes
+    return make(model.super_net, model.base_net, args.subpath_alpha), ["super", "base"]
+
+
+def skips_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> list[Hashable]:
+    try:
+        return models.parse_skips(args.skip_cfg, model.num_skippable_stages)
+    except ValueError as error:
+        raise UserError(f"--skip-cfg: {error}") from None
+
+
+def one_skip(args: argparse.Namespace, model: models.AdaptiveDepth) -> Hashable:
+    skips = skips_of(args, model)
+    if len(skips) != 1:
+        raise UserError(f"--method individual trains one network; --skip-cfg names {len(skips)}")
+    return skips[0]
+
+
+def make_run(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> engine.Run:
+    """Everything a training run consists of."""
+    autocast, args.precision = autocast_of(args, device)
+    prepare = prepare_of(args, device, model)
+    if args.sync_bn:
+        model = with_sync_bn(model, device)
+    reducer = GradientReducer(model)
+    state = checkpoint.State(
+        model=model,
+        optimizer=(optimizer := optim.build_optimizer(model, args)),
+        scheduler=optim.build_scheduler(optimizer, args),
+        ema=optim.MovingAverage.of(model, args, distributed.world_size()) if args.model_ema else None,
+        scaler=torch.amp.GradScaler(device.type) if args.precision == "fp16" else None,
+        progress=checkpoint.Progress(epoch=args.start_epoch),
+        args=args,
+        classes=data.classes,
+    )
+    resume(state)
+    if args.torch_compile:
+        model.compile()
+    passes, names = passes_of(args, model)
+    criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
+    losses = distillation.SelfDistillation(args.subpath_temp, args.subpath_topk, args.fpn)
+    return engine.Run(
+        args=args,
+        state=state,
+        step=distillation.TrainingStep(model, passes, criterion, losses, autocast),
+        names=names,
+        reducer=reducer,
+        prepare=prepare,
+        mix=transforms.BatchMix(len(data.classes), args.mixup_alpha, args.cutmix_alpha),
+        log=log.Log(Path(args.output_dir), args.tensorboard),
+        stop=StopRequest(),
+    )
+
+
+def with_sync_bn(model: models.AdaptiveDepth, device: torch.device) -> models.AdaptiveDepth:
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise UserError("--sync-bn: this network has no batch norms; leave the flag out")
+    if distributed.world_size() == 1:
+        logger.info("--sync-bn: one process, there is nothing to synchronise")
+        return model
+    if device.type != "cuda":
+        raise UserError("--sync-bn: torch synchronises batch norms on GPUs only; leave the flag out on the CPU")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def resume(state: checkpoint.State) -> None:
+    """Continue where --resume says, or, in a run that its launcher started again, where it had come to."""
+    args, folder = state.args, Path(state.args.output_dir)
+    wish = args.resume or ("auto" if distributed.restarted() else "")
+    path = Path(wish)
+    if wish == "auto":
+        path = distributed.from_main(checkpoint.newest_good(folder, read_checkpoint) if distributed.is_main() else None)
+        if path is None:
+            logger.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
+    if wish and path is not None:
+        state.restore(read_checkpoint(path), partial(models.load_state, source=str(path)), str(path))
+        progress = state.progress
+        logger.info("Resumed %s: epoch %d, step %d", path, progress.epoch, progress.step)
+    elif not wish:
+        distributed.on_main(lambda: checkpoint.set_aside(folder))
+
+
+def read_checkpoint(path: Path) -> dict:
+    try:
+        return models.read_checkpoint(path)
+    except models.WeightsError as error:
+        raise UserError(str(error)) from None
+
+
+def train(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
+    distributed.on_main(lambda: log.write_run_file(Path(args.output_dir), args))
+    run = make_run(args, device, data, model)
+    rank, processes = distributed.rank(), distributed.world_size()
+    order = sampler.TrainSampler(
+        len(data.train), rank=rank, world_size=processes, seed=args.seed, repeats=args.ra_reps if args.ra_sampler else 1
+    )
+    loader = train_loader(data, args, order)
+    test_loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), rank, processes))
+    state, progress = run.state, run.state.progress
+    logger.info(opening_line(run, data, len(loader)))
+    results: dict[Hashable, Result] = {}
+    with run.stop.listening():
+        while progress.epoch < args.epochs:
+            if not engine.train_one_epoch(run, loader, order):
+                logger.info("Stopped by a signal, saved in %s: continue with --resume auto", run.folder)
+                return EXIT_CODE
+            results = test_epoch(run, test_loader)
+            state.scheduler.step()
+            finish_epoch(run, results)
+    logger.info(closing_line(run, results))
+    return 0
+
+
+def test_epoch(run: engine.Run, loader) -> dict[Hashable, Result]:
+    """Accuracy of the networks in training, of the moving average's if there is one."""
+    state = run.state
+    model = state.ema.module if state.ema else state.model
+    distributed.broadcast_buffers(model)
+    subnets = [this.subnet for this in run.step.passes]
+    results = evaluate(model, loader, subnets, run.prepare, run.step.autocast, run.args.on_corrupt)
+    for name, result in zip(run.names, results.values(), strict=True):
+        logger.info("Test: %s%s %s", "EMA " if state.ema else "", name, result)
+    return results
+
+
+def finish_epoch(run: engine.Run, results: dict[Hashable, Result]) -> None:
+    """Note what the epoch brought, go to the next one, save."""
+    progress, epoch = run.state.progress, run.state.progress.epoch
+    figures = {
+        f"{figure}_{name}": getattr(result, figure)
+        for name, result in zip(run.names, results.values(), strict=True)
+        for figure in ("top1", "top5", "loss")
+    }
+    run.log.record("epoch", epoch, progress.step, figures)
+    super_net = next(iter(results.values()))
+    best = super_net.top1 > progress.best
+    progress.best = max(progress.best, super_net.top1)
+    progress.next_epoch()
+    engine.save(run)
+    distributed.on_main(lambda: checkpoint.keep(run.folder, epoch, run.args.epochs, best))
+
+
+def opening_line(run: engine.Run, data: Data, batches: int) -> str:
+    args, model = run.args, run.state.model
+    parameters = sum(p.numel() for p in model.parameters())
+    names = ", ".join(
+        f"{name} {models.subnet_name(p.subnet)}" for name, p in zip(run.names, run.step.passes, strict=True)
+    )
+    return (
+        f"Training {args.model} ({parameters / 1e6:.2f} M parameters, {len(model.subnets)} sub-networks; {names}) on "
+        f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {distributed.world_size()} process(es) "
+        f"on {args.device}, {args.precision}, batch {args.batch_size} x {args.grad_accum * distributed.world_size()}, "
+        f"{-(-batches // args.grad_accum)} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
+    )
+
+
+def closing_line(run: engine.Run, results: dict[Hashable, Result]) -> str:
+    accuracies = ", ".join(f"{name} {result}" for name, result in zip(run.names, results.values(), strict=False))
+    corrupt = f", {run.state.progress.corrupt} corrupt images replaced" if run.state.progress.corrupt else ""
+    return (
+        f"Done: {accuracies or 'nothing left to train'}; best {run.names[0]} Acc@1 {run.state.progress.best:.3f}"
+        f"{corrupt}; checkpoints, metrics.jsonl and run.json in {run.folder}"
+    )
+
+
+def test(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
+    """--test-only."""
+    if args.resume:
+        state = models.model_state(read_checkpoint(Path(args.resume)), ema=args.model_ema, source=args.resume)
+        models.load_state(model, state, source=args.resume)
+    prepare = prepare_of(args, device, model)
+    autocast, _ = autocast_of(args, device)
+    if args.torch_compile:
+        model.compile()
+    subject = Subject(
+        model=model,
+        prepare=prepare,
+        autocast=autocast,
+        name=models.subnet_name,
+        cost=partial(models.cost, model, image_size=args.val_crop_size),
+        facts={"model": args.model, "weights": args.weights or args.resume, "data": data.name, "device": args.device},
+        published=models.zoo.published(args.model),
+    )
+    loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), distributed.rank(), distributed.world_size()))
+    run_test(subject, loader, skips_of(args, model), args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Reading flags: types that check, one-line errors, guesses at what a misspelt one meant. Imports no torch."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+# Arguments and every flag's default → what cannot be, in one line
+Check = Callable[[argparse.Namespace, dict[str, object]], str | None]
+
+
+class Formatter(argparse.HelpFormatter):
+    """Adds each flag's default to its help text."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=118)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        shown = action.default not in (None, "", argparse.SUPPRESS) and not isinstance(action.default, bool)
+        if not shown or not action.help or "(default" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, once for all processes of a run, and guesses what a misspelt flag meant."""
+
+    def __init__(self, *, check: Check, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.check = check
+
+    def error(self, message: str) -> NoReturn:
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.exit(2)
+
+    def parse_args(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            self.error(
+                f"unknown argument {unknown[0]}{closest(unknown[0].split('=')[0], flags)} (--help lists them all)"
+            )
+        problem = self.check(args, {action.dest: action.default for action in self._actions})
+        if problem:
+            self.error(problem)
+        return args
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """`: did you mean …?`, or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """A flag's type: one of these words, in any case."""
+
+    def convert(text: str) -> str:
+        if text.lower() not in known:
+            raise argparse.ArgumentTypeError(
+                f"unknown {text!r}{closest(text.lower(), known)} (known: {', '.join(known)})"
+            )
+        return text.lower()
+
+    return convert
+
+
+def bounded(kind: type, low: float, high: float = float("inf"), open_low: bool = False) -> Callable[[str], float]:
+    """A flag's type: a number between two bounds; with `open_low` the lower one itself is too small."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected {'an integer' if kind is int else 'a number'}, not {text!r}"
+            ) from None
+        if not low <= value <= high or (open_low and value == low):
+            least = f"more than {low}" if open_low else f"at least {low}"
+            most = "" if high == float("inf") else f" and at most {high}"
+            raise argparse.ArgumentTypeError(f"expected {least}{most}, not {text}")
+        return value
+
+    return convert
+
+
+COUNT = bounded(int, 1)
+NATURAL = bounded(int, 0)
+POSITIVE = bounded(float, 0, open_low=True)
+NONNEGATIVE = bounded(float, 0)
+FRACTION = bounded(float, 0, 1)
