@@ -1,0 +1,26 @@
+"""Calls take turns, as often as asked."""
+
+import time
+
+import torch
+
+from utils.timing import Effort, take_turns
+
+CPU = torch.device("cpu")
+
+
+def test_calls_take_turns_and_repeats_are_averaged():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = take_turns(calls, CPU, Effort(warm_up=1, at_least=2, at_most=2), repeats=2)
+    assert order == list("aabb") * 3
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    assert all(value > 0 for values in times.values() for value in values)
+
+
+def test_ends_when_the_time_is_up_but_not_before_the_least():
+    calls = {"nap": lambda: time.sleep(0.01)}
+    assert len(take_turns(calls, CPU, Effort(warm_up=0, at_least=3, at_most=10**6, seconds=0))["nap"]) == 3
+    measured = take_turns(calls, CPU, Effort(warm_up=0, at_least=1, at_most=2, seconds=60))["nap"]
+    assert len(measured) == 2
+    assert min(measured) >= 10
