@@ -13,29 +13,36 @@ if __name__ == "__main__":
     parser().parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
 
 import argparse
-import contextlib
 import logging
-import os
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+import inference
 import models
-import models.zoo
-import presets
 import sampler
 import transforms
+from assemble import (
+    autocast_of,
+    build_model,
+    choose_device,
+    prepare_of,
+    read_checkpoint,
+    saved_weights,
+    seed_everything,
+    skips_of,
+)
 from utils import checkpoint, distillation, distributed, engine, log, optim
 from utils.data import Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
 from utils.evaluation import Result, evaluate
 from utils.interruption import EXIT_CODE, StopRequest
 from utils.reduction import GradientReducer
-from utils.testing import Subject, run_test
+from utils.table import choose_from_file
 
 logger = logging.getLogger("train_adn")
 
@@ -44,14 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     args = parser().parse_args(argv)
     try:
+        if args.from_table:
+            print(choose_from_file(args))
+            return 0
         device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
         args.device = str(device)
         log.setup()
         seed_everything(args)
+        if args.test_only or args.predict:
+            return inference.run(args, device)
         data = load_data(args)
-        model = build_model(args, len(data.classes)).to(device)
-        if args.test_only:
-            return test(args, device, data, model)
+        model = build_model(args, len(data.classes), saved_weights(args)).to(device)
         return train(args, device, data, model)
     except (UserError, models.WeightsError) as error:
         if distributed.first_to_say(str(error)):
@@ -61,87 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         distributed.stop()
 
 
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: unknown; use cuda, cpu or auto") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: no CUDA GPU can be used here; use --device cpu, or look into driver and torch build"
-        )
-    return device
-
-
-def seed_everything(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.backends.cudnn.benchmark = not args.deterministic
-    if args.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(args.deterministic)
-
-
-def build_model(args: argparse.Namespace, classes: int) -> models.AdaptiveDepth:
-    size = args.val_crop_size if args.test_only else args.train_crop_size
-    try:
-        model = models.build(
-            args.model,
-            num_classes=classes,
-            stem=args.stem,
-            patch_size=args.patch_size,
-            image_size=size,
-            switchable_norms=not args.no_switchable_norms,
-        )
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {args.model}: {error}") from None
-    if args.init_from:
-        models.load_plain(model, plain_weights(args), new_head=True)
-    if args.weights:
-        path = models.zoo.weights_file(args.weights, url=args.weights_url, folder=args.weights_dir)
-        state = models.model_state(models.read_checkpoint(path), ema=args.model_ema, source=str(path))
-        models.load_state(model, state, source=str(path))
-    return model
-
-
-def plain_weights(args: argparse.Namespace) -> dict | object:
-    """What --init-from names: a file, or one of torchvision's enums for this model."""
-    if Path(args.init_from).exists():
-        return models.read_checkpoint(args.init_from)
-    import torchvision
-
-    try:
-        return torchvision.models.get_model_weights(args.model)[args.init_from]
-    except (KeyError, ValueError):
-        raise UserError(
-            f"--init-from {args.init_from}: neither a file nor weights that torchvision has of {args.model}"
-        ) from None
-
-
-def autocast_of(args: argparse.Namespace, device: torch.device) -> tuple[Callable, str]:
-    """What to enter around a forward pass, and the name of the precision inside."""
-    if not args.amp:
-        return contextlib.nullcontext, "fp32"
-    bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    choice = args.amp_dtype if args.amp_dtype != "auto" else ("bf16" if bf16 else "fp16")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[choice]
-    return partial(torch.autocast, device.type, dtype=dtype), choice
-
-
-def layout(args: argparse.Namespace, model: nn.Module) -> torch.memory_format:
-    """Channels-last pays for networks of convolutions; a transformer has but one."""
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    wanted = convolutions > 1 if args.channels_last is None else args.channels_last
-    return torch.channels_last if wanted else torch.contiguous_format
-
-
-def prepare_of(args: argparse.Namespace, device: torch.device, model: nn.Module) -> engine.Prepare:
-    memory_format = layout(args, model)
-    model.to(memory_format=memory_format)
-    return engine.Prepare(device, presets.ToFloat(memory_format=memory_format))
-
-
 def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[list[distillation.Pass], list[str]]:
     """What a step runs, and what each pass is called in the log."""
     if args.method == "individual":
@@ -149,13 +78,6 @@ def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[li
         return distillation.individual_passes(skip), [models.subnet_name(skip)]
     make = distillation.undistilled_passes if args.no_distillation else distillation.adn_passes
     return make(model.super_net, model.base_net, args.subpath_alpha), ["super", "base"]
-
-
-def skips_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> list[Hashable]:
-    try:
-        return models.parse_skips(args.skip_cfg, model.num_skippable_stages)
-    except ValueError as error:
-        raise UserError(f"--skip-cfg: {error}") from None
 
 
 def one_skip(args: argparse.Namespace, model: models.AdaptiveDepth) -> Hashable:
@@ -227,13 +149,6 @@ def resume(state: checkpoint.State) -> None:
         logger.info("Resumed %s: epoch %d, step %d", path, progress.epoch, progress.step)
     elif not wish:
         distributed.on_main(lambda: checkpoint.set_aside(folder))
-
-
-def read_checkpoint(path: Path) -> dict:
-    try:
-        return models.read_checkpoint(path)
-    except models.WeightsError as error:
-        raise UserError(str(error)) from None
 
 
 def train(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
@@ -310,29 +225,6 @@ def closing_line(run: engine.Run, results: dict[Hashable, Result]) -> str:
         f"Done: {accuracies or 'nothing left to train'}; best {run.names[0]} Acc@1 {run.state.progress.best:.3f}"
         f"{corrupt}; checkpoints, metrics.jsonl and run.json in {run.folder}"
     )
-
-
-def test(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
-    """--test-only."""
-    if args.resume:
-        state = models.model_state(read_checkpoint(Path(args.resume)), ema=args.model_ema, source=args.resume)
-        models.load_state(model, state, source=args.resume)
-    prepare = prepare_of(args, device, model)
-    autocast, _ = autocast_of(args, device)
-    if args.torch_compile:
-        model.compile()
-    subject = Subject(
-        model=model,
-        prepare=prepare,
-        autocast=autocast,
-        name=models.subnet_name,
-        cost=partial(models.cost, model, image_size=args.val_crop_size),
-        facts={"model": args.model, "weights": args.weights or args.resume, "data": data.name, "device": args.device},
-        published=models.zoo.published(args.model),
-    )
-    loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), distributed.rank(), distributed.world_size()))
-    run_test(subject, loader, skips_of(args, model), args)
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from .resnet import (
     resnext50_32x4d,
     wide_resnet50_2,
 )
+from .skip_cfg import parse_skips
 from .subnet import Cost, cost, extract, subnet_name
 from .swin_transformer import swin_b, swin_s, swin_t, swin_v2_b, swin_v2_s, swin_v2_t
 from .vision_transformer import vit_b_16, vit_b_32, vit_l_16
-from .weights import WeightsError, load_plain, load_state, model_state, read_checkpoint
+from .weights import WeightsError, load_plain, load_state, model_state, num_classes, read_checkpoint
 
 __all__ = [
     "MODELS",
@@ -40,6 +41,8 @@ __all__ = [
     "load_state",
     "mobilenet_v2",
     "model_state",
+    "num_classes",
+    "parse_skips",
     "read_checkpoint",
     "regnet_y_3_2gf",
     "regnet_y_400mf",

@@ -25,14 +25,14 @@ def _one(word: str, words: Sequence[str], num_stages: int) -> tuple[bool, ...]:
     if word in FLAGS and num_stages == 1:
         return (FLAGS[word],)
     if len(word) < 2 or set(word) - {"T", "F"}:
-        raise ValueError(f"skip-cfg {' '.join(words)!r}: {word!r} is not understood here; accepted are {ACCEPTED}")
+        raise ValueError(f"{' '.join(words)!r}: {word!r} is not understood here; accepted are {ACCEPTED}")
     return _counted([letter == "T" for letter in word], [word], num_stages)
 
 
 def _counted(flags: list[bool], words: Sequence[str], num_stages: int) -> tuple[bool, ...]:
     if len(flags) != num_stages:
         raise ValueError(
-            f"skip-cfg {' '.join(words)!r} has {len(flags)} flags; the model has {num_stages} skippable stages "
+            f"{' '.join(words)!r} has {len(flags)} flags; the model has {num_stages} skippable stages "
             f"and needs {num_stages} flags, like {'T' * (num_stages // 2) + 'F' * (num_stages - num_stages // 2)}"
         )
     return tuple(flags)

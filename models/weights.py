@@ -66,6 +66,11 @@ def _bare(name: str) -> str:
     return name
 
 
+def num_classes(state: Mapping[str, Tensor]) -> int:
+    """For how many classes these weights are: the length of the last tensor, which is the classifier's bias."""
+    return len(list(state.values())[-1])
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
     """Load a state dict that fits exactly, or change nothing and say what does not fit."""
     own = model.state_dict()

@@ -239,6 +239,7 @@ def _distils(args: argparse.Namespace) -> bool:
     return args.method == "adn" and not args.no_distillation
 
 
+_BUDGETS = ("budget_gmacs", "budget_latency", "budget_params")
 _RULES: tuple[_Rule, ...] = (
     ("fpn", _distils, "self-distillation (--method adn and no --no-distillation)"),
     ("subpath_temp", _distils, "self-distillation (--method adn and no --no-distillation)"),
@@ -260,6 +261,11 @@ _RULES: tuple[_Rule, ...] = (
     ("lr_warmup_method", lambda a: a.lr_warmup_epochs, "--lr-warmup-epochs"),
     ("lr_warmup_decay", lambda a: a.lr_warmup_epochs, "--lr-warmup-epochs"),
     ("skip_cfg", lambda a: a.test_only or a.predict or a.method == "individual", "--test-only or --method individual"),
+    *((name, lambda a: a.test_only or a.from_table, "--test-only or --from-table") for name in _BUDGETS),
+    ("latency_batch", lambda a: a.test_only, "--test-only"),
+    ("no_picture", lambda a: a.test_only, "--test-only"),
+    ("weights_url", lambda a: a.weights, "--weights NAME of a released network"),
+    ("weights_dir", lambda a: a.weights, "--weights NAME of a released network"),
     ("ra_reps", lambda a: a.ra_sampler, "--ra-sampler"),
     ("ra_magnitude", lambda a: a.auto_augment == "ra", "--auto-augment ra"),
     ("augmix_severity", lambda a: a.auto_augment == "augmix", "--auto-augment augmix"),

@@ -52,7 +52,8 @@ def _augmentation_flags(group: _ArgumentGroup) -> None:
     add("--train-crop-size", type=int, metavar="N", help=f"random crop (default: 224; {small})")
     add("--val-resize-size", type=int, metavar="N", help=f"shorter side before that crop (default: 256; {small})")
     add("--val-crop-size", type=int, metavar="N", help=f"central crop (default: 224; {small})")
-    add("--interpolation", choices=("nearest", "bilinear", "bicubic"), default="bilinear", help="of all resizing")
+    kinds = ("nearest", "bilinear", "bicubic")
+    add("--interpolation", choices=kinds, help="of all resizing (default: bilinear)")
     add("--hflip-prob", type=float, metavar="P", help="probability of a horizontal flip (default: 0.5; digits 0)")
     add("--auto-augment", metavar="POLICY", help=f"one of {', '.join(POLICIES)}")
     add("--ra-magnitude", type=int, default=9, metavar="N", help="of --auto-augment ra, 0 to 30")
@@ -75,6 +76,7 @@ def complete(args: Namespace) -> None:
         "train_crop_size": size or 224,
         "val_resize_size": size or 256,
         "val_crop_size": size or 224,
+        "interpolation": "bilinear",
         "hflip_prob": flip,
         "workers": min(most_workers, cores_per_process()),
         "prefetch": max(2, min(16, 512 // max(args.batch_size, 1))),

@@ -92,7 +92,7 @@ def evaluate(
                 continue
             images, targets = prepare(batch)
             with autocast():
-                logits = _forward(model, images, subnets)
+                logits = forward(model, images, subnets)
             for row, subnet in enumerate(subnets):
                 counts.add(row, logits[subnet], targets)
             counts.images += len(batch.images)
@@ -108,7 +108,7 @@ def evaluate(
     }
 
 
-def _forward(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> dict[Hashable, Tensor]:
+def forward(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> dict[Hashable, Tensor]:
     if len(subnets) == 1:
         return {subnets[0]: model(images, subnets[0])}
     return model.forward_all(images, subnets)
