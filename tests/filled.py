@@ -31,7 +31,7 @@ def _value(name: str, shape: torch.Size) -> Tensor:
         return 2 + 0.1 * noise
     if len(shape) == 1:  # the weight of a norm
         return 1 + 0.1 * noise
-    return noise / noise[0].numel() ** 0.5
+    return noise * noise[0].numel() ** -0.5  # to the last bit: a step in train mode magnifies rounding 10,000 times
 
 
 def images(count: int, size: int, seed: int = 7) -> Tensor:

@@ -81,8 +81,8 @@ class SelfDistillation:
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         t = self.temperature
-        log_q, log_p = F.log_softmax(student.float() / t, dim=1), F.log_softmax(teacher.float() / t, dim=1)
-        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * t**2
+        # Autocast runs all of it in float32.
+        return F.kl_div(F.log_softmax(student / t, dim=1), F.softmax(teacher / t, dim=1), reduction="batchmean") * t**2
 
 
 class TrainingStep:

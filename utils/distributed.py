@@ -136,7 +136,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     """Give every process the main process's values of `tensors`, in place."""
     if world_size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def broadcast_buffers(model: nn.Module) -> None:
