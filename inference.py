@@ -36,9 +36,7 @@ def _weights(args: argparse.Namespace) -> Saved | None:
     """What --weights or --resume names. Without either only --init-from is no oversight."""
     if not args.resume:
         if not args.weights and not args.init_from:
-            raise UserError(
-                "--test-only and --predict need --weights: a file, or the name of a released network"
-            )
+            raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
         return saved_weights(args)
     path = Path(args.resume)
     if args.resume == "auto":
