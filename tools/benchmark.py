@@ -1,0 +1,104 @@
+"""How fast training, evaluation, sub-networks and input are: `python -m tools.benchmark --help`.
+
+What is measured lies in `tools/bench/`: this file decides what to measure, in which order, and until when.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from tools.bench import flags
+
+ENOUGH_TO_COMPILE = 150  # seconds; what a network's graphs take, with a margin
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = flags.parsed(argv)  # before torch, which takes seconds
+    from tools.bench import report, results
+
+    if args.report:
+        print(report.markdown(results.Results.of(json.loads(args.report.read_text()))), end="")
+        return 0
+    measured = measure(args)
+    if measured is None:
+        return 0
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(measured.content(), indent=1) + "\n")
+    print(report.markdown(measured), end="")
+    return 0
+
+
+def measure(args):
+    """Everything asked for, as long as there is time. None in all but the main process."""
+    import torch
+
+    import assemble
+    from tools.bench import results
+    from utils import distributed
+
+    device = distributed.start(assemble.choose_device(args.device))
+    torch.backends.cudnn.benchmark = True
+    settings = {name: str(value) if name in ("json", "report") else value for name, value in vars(args).items()}
+    everything = results.Results(results.machine(device), settings)
+    started = time.monotonic()
+    for what, needs, job in list(jobs(args, device)):
+        left = distributed.from_main(60 * args.budget_minutes - (time.monotonic() - started))
+        if left < needs:
+            everything.skipped[what] = f"the {args.budget_minutes:g} minutes of --budget-minutes were over"
+            continue
+        say(f"{what} …")
+        try:
+            groups = job()
+        except torch.cuda.OutOfMemoryError:
+            everything.skipped[what] = "the GPU's memory is too small: try a smaller --batch-size"
+            continue
+        everything.groups += groups if isinstance(groups, list) else [groups]
+    return everything if distributed.is_main() else None
+
+
+Job = tuple[str, float, Callable]
+
+
+def jobs(args, device) -> Iterator[Job]:
+    """(what, seconds it needs, how), the most wanted first."""
+    from tools.bench import inputs, step, subnets
+    from utils.timing import Effort
+
+    cuda = device.type == "cuda"
+    effort = Effort(warm_up=2, at_least=min(5, args.rounds), at_most=args.rounds, seconds=args.seconds)
+    compiled = cuda if args.compile is None else args.compile
+    setup = {
+        name: step.Setup(name, args.batch_size or (256 if cuda else 16), args.image_size, device, args.amp)
+        for name in args.model
+    }
+    if "input" in args.parts:
+        yield inputs.TITLE, 0, partial(inputs.measure, args.input_images, effort)
+    for name in args.model:
+        if "step" in args.parts:
+            yield f"{step.TITLE}, {name}", 0, partial(step.measure, setup[name], effort)
+        if "latency" in args.parts:
+            yield f"{subnets.LATENCY}, {name}", 0, partial(subnets.latency, setup[name], args.latency_batch, effort)
+            yield f"{subnets.SWITCHING}, {name}", 0, partial(subnets.switching, setup[name], effort)
+        if "eval" in args.parts:
+            batch = args.eval_batch or (256 if cuda else 16)
+            yield f"{subnets.ALL}, {name}", 0, partial(subnets.everything, setup[name], batch, effort)
+    needs = ENOUGH_TO_COMPILE if compiled else 0
+    for name in args.model:
+        if "latency" in args.parts:
+            yield f"{subnets.SINGLE}, {name}", needs, partial(subnets.single, setup[name], effort, compiled)
+        if "step" in args.parts and compiled:
+            yield f"{step.COMPILED}, {name}", needs, partial(step.measure_compiled, setup[name], effort)
+
+
+def say(line: str) -> None:
+    from utils import distributed
+
+    if distributed.is_main():
+        print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
