@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import inference
 import models
 import sampler
 import transforms
-from assemble import (
+from tools import inference
+from tools.assemble import (
     autocast_of,
     build_model,
     choose_device,

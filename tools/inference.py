@@ -10,7 +10,16 @@ import torch
 import models
 import models.zoo
 import sampler
-from assemble import Saved, autocast_of, build_model, prepare_of, read_checkpoint, read_saved, saved_weights, skips_of
+from tools.assemble import (
+    Saved,
+    autocast_of,
+    build_model,
+    prepare_of,
+    read_checkpoint,
+    read_saved,
+    saved_weights,
+    skips_of,
+)
 from utils import checkpoint, distributed
 from utils.data import Data, eval_loader, load_data
 from utils.data_flags import complete
