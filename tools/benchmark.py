@@ -35,7 +35,7 @@ def measure(args):
     """Everything asked for, as long as there is time. None in all but the main process."""
     import torch
 
-    import assemble
+    from tools import assemble
     from tools.bench import results
     from utils import distributed
 
