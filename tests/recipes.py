@@ -9,9 +9,15 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def commands(kind: str) -> list[str]:
-    """The README's commands of one kind: "training" or "evaluation", word for word."""
+    """The README's commands of one kind: "training", "evaluation" or "prediction", word for word."""
     lines = re.findall(r"^(?:torchrun|python) .*train_adn\.py .*<.*$", README.read_text(), flags=re.MULTILINE)
-    return [line for line in lines if ("--test-only" in line) == (kind == "evaluation")]
+    return [line for line in lines if _kind(line) == kind]
+
+
+def _kind(command: str) -> str:
+    if "--test-only" in command:
+        return "evaluation"
+    return "prediction" if "--predict" in command else "training"
 
 
 def arguments(command: str, paths: Mapping[str, str | Path]) -> list[str]:

@@ -68,3 +68,14 @@ def test_the_other_evaluation_commands_run_and_leave_their_table(command, folder
     rows, _ = table.read(tmp_path / "subnets.json")
     assert len(rows) == len(model.subnets)
     assert ("best within" in capsys.readouterr().out) is ("--budget" in command)
+
+
+@pytest.mark.parametrize("command", commands("prediction"))
+def test_the_command_that_predicts(command, folder, tmp_path, capsys):
+    model = models.build(re.search(r"--model (\w+)", command)[1])
+    torch.save(filled(model.state_dict()), tmp_path / "weights.pth")
+    flags = arguments(command, {"weights": tmp_path / "weights.pth", "image": folder / "val" / "cat" / "0.JPEG"})
+    assert train_adn.main([*flags, "--device", "cpu"]) == 0
+    path, line = capsys.readouterr().out.splitlines()
+    assert path.endswith("0.JPEG")
+    assert re.match(rf"  {re.search('--skip-cfg ([TF]+)', command)[1]}  [0-9.]+ % ", line)
