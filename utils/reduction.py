@@ -21,7 +21,8 @@ class GradientReducer:
     gradient has arrived. Thus what only the super-net uses is on its way while the base-net runs.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self.bucket_bytes = bucket_bytes
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.active = world_size() > 1
@@ -29,6 +30,8 @@ class GradientReducer:
         self.arrivals: list[int] = []  # parameters in the order in which gradients came, in the first step
         self.bucket_of: dict[int, _Bucket] = {}
         self.syncing = False
+        self.next = 0  # bucket to be sent
+        self.early = 0  # buckets that were on their way before `finish`, in the last step
         if self.active:
             broadcast([*model.parameters(), *model.buffers()])
             for number, parameter in enumerate(self.parameters):
@@ -45,6 +48,7 @@ class GradientReducer:
         """Wait until every gradient is the average over the processes."""
         if not self.syncing:
             return
+        self.early = self.next
         if not self.buckets:
             self._make_buckets()
         self._send(everything=True)
@@ -80,7 +84,7 @@ class GradientReducer:
         for number in order:
             members.append(number)
             size += self.parameters[number].nbytes
-            if size >= BUCKET_BYTES or number == order[-1]:
+            if size >= self.bucket_bytes or number == order[-1]:
                 bucket = _Bucket([self.parameters[n] for n in members], sum(self.arrivals.count(n) for n in members))
                 self.buckets.append(bucket)
                 self.bucket_of.update(dict.fromkeys(members, bucket))
