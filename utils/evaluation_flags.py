@@ -21,6 +21,12 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     _choice_flags(group)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of images, 0 or more, not {text!r}")
+    return int(text)
+
+
 def _choice_flags(group: argparse._ArgumentGroup) -> None:
     """Flags of the table of sub-networks and of choosing one from it."""
     group.add_argument("--budget-gmacs", type=float, metavar="X", help="best sub-network of at most X GMACs per image")
@@ -29,7 +35,7 @@ def _choice_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
     group.add_argument(
         "--latency-batch",
-        type=int,
+        type=_count,
         default=1,
         metavar="N",
         help="images per call when latency is measured; 0 measures none (default: %(default)s)",
