@@ -8,6 +8,7 @@ import torch
 
 import models
 from tests.recipes import README
+from tools import readme
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -47,3 +48,8 @@ def test_every_file_it_names_is_there() -> None:
     assert named
     missing = [name for name in named if not (README.parent / Path(name)).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", readme.SECTIONS)
+def test_a_section_is_what_its_source_says(name: str) -> None:
+    assert readme.section(README, name) == readme.SECTIONS[name]().strip()
