@@ -4,6 +4,7 @@ model = models.resnet50(num_classes=1000)
 logits = model(images, skip=(True, True, False, False))     # one of 2^4 sub-networks; None is the super-net
 """
 
+from . import zoo
 from .adaptive import AdaptiveDepth
 from .convnext import convnext_base, convnext_small, convnext_tiny
 from .mobilenetv2 import mobilenet_v2
@@ -65,4 +66,5 @@ __all__ = [
     "vit_b_32",
     "vit_l_16",
     "wide_resnet50_2",
+    "zoo",
 ]
