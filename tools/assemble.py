@@ -50,6 +50,7 @@ def build_model(args: argparse.Namespace, classes: int, saved: "Saved | None" = 
             num_classes=classes,
             stem=args.stem,
             patch_size=args.patch_size,
+            window_size=args.window_size,
             image_size=size,
             switchable_norms=not args.no_switchable_norms,
         )

@@ -31,7 +31,7 @@ from utils.testing import Subject, run_test
 log = logging.getLogger(__name__)
 
 OF_THE_IMAGES = ("val_resize_size", "val_crop_size", "interpolation")
-OF_THE_NETWORK = ("stem", "patch_size")
+OF_THE_NETWORK = ("stem", "patch_size", "window_size")
 
 
 def run(args: argparse.Namespace, device: torch.device) -> int:

@@ -49,6 +49,9 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
         "--patch-size", type=COUNT, metavar="N", help="transformers: pixels per patch (default: the model's)"
     )
     group.add_argument(
+        "--window-size", type=COUNT, metavar="N", help="Swin: patches per window and side (default: the model's)"
+    )
+    group.add_argument(
         "--no-switchable-norms",
         action="store_true",
         help="ablation: super-net and base-net share all norms (costs about 1 point of accuracy)",

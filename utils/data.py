@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -54,7 +55,11 @@ def _eval_settings(args: Namespace) -> dict:
 
 def _named_data(args: Namespace) -> Data:
     found = named_datasets.load(args)
-    train = None if args.test_only else ArrayImages(*found.train, **_train_settings(args, small=True))
+    train = None
+    if not args.test_only:
+        chosen = _chosen(args, len(found.train.targets))
+        arrays = (found.train.images[chosen], found.train.targets[chosen])
+        train = ArrayImages(*arrays, **_train_settings(args, small=True))
     return Data(train, ArrayImages(*found.val, **_eval_settings(args)), found.classes, args.data_path)
 
 
@@ -74,7 +79,19 @@ def _train_folder(args: Namespace, folder: Path, val: FileList) -> FileImages:
     if listed.classes != val.classes:
         raise UserError(f"{folder} and {folder.parent / 'val'} hold different classes: {_difference(listed, val)}")
     decode = presets.DECODERS[args.decode or "tensor"]
-    return FileImages(str(folder), listed.files, listed.targets, decode, **_train_settings(args, small=False))
+    chosen = _chosen(args, len(listed.files))
+    files, targets = listed.files[chosen], listed.targets[chosen]
+    return FileImages(str(folder), files, targets, decode, **_train_settings(args, small=False))
+
+
+def _chosen(args: Namespace, images: int) -> np.ndarray | slice:
+    """Which images to train on. Spread evenly, since those of a class may follow each other; alike for every seed."""
+    wanted = args.train_images
+    if wanted is None:
+        return slice(None)
+    if wanted > images:
+        raise UserError(f"--train-images {wanted}: there are only {images}; lower it or leave it out")
+    return np.arange(wanted) * images // wanted
 
 
 def _difference(train: FileList, val: FileList) -> str:
