@@ -84,27 +84,29 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "sta
         ],
     }
     if any(kinds.values()):
-        raise WeightsError(f"{source}: does not fit {type(model).__name__}. {_report(kinds)}{_hint(kinds)}")
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+        raise WeightsError(
+            f"{source}: does not fit {type(model).__name__}: of its tensors are {counts}. {_hint(kinds)}{_report(kinds)}"
+        )
     model.load_state_dict(state)
-
-
-def _report(kinds: Mapping[str, list[str]]) -> str:
-    counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
-    lines = [f"Of its tensors are {counts}:"]
-    for kind, names in kinds.items():
-        lines += [f"  {kind}: {name}" for name in names[:LINES]]
-        if len(names) > LINES:
-            lines.append(f"  {kind}: … and {len(names) - LINES} more")
-    return "\n".join(lines)
 
 
 def _hint(kinds: Mapping[str, list[str]]) -> str:
     missing = kinds["missing"]
-    if missing and all(re.search(r"_skip\.", name) for name in missing) and not kinds["unexpected"]:
-        return "\nOnly skip norms are missing: ordinary weights start a training by --init-from (load_plain)"
+    if missing and all("_skip." in name for name in missing) and not kinds["unexpected"]:
+        return "Only skip norms are missing: ordinary weights start a training by --init-from (load_plain)"
     if any("fc." in line or "head" in line or "classifier" in line for line in kinds["of another shape"]):
-        return "\nThe classifier differs: the weights are for another number of classes"
-    return ""
+        return "The classifier differs: the weights are for another number of classes"
+    return "Use the model, and the settings of it, that the weights were made with"
+
+
+def _report(kinds: Mapping[str, list[str]]) -> str:
+    lines = []
+    for kind, names in kinds.items():
+        lines += [f"\n  {kind}: {name}" for name in names[:LINES]]
+        if len(names) > LINES:
+            lines.append(f"\n  {kind}: … and {len(names) - LINES} more")
+    return "".join(lines)
 
 
 def load_plain(
