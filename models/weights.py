@@ -86,7 +86,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "sta
     if any(kinds.values()):
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
         raise WeightsError(
-            f"{source}: does not fit {type(model).__name__}: of its tensors are {counts}. {_hint(kinds)}{_report(kinds)}"
+            f"{source}: does not fit {type(model).__name__}: of its tensors are {counts}. {_hint(kinds)}"
+            + _report(kinds)
         )
     model.load_state_dict(state)
 
