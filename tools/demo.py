@@ -1,7 +1,7 @@
 """`make demo`: the whole of the project in a few minutes, without ImageNet and without a GPU.
 
-Trains an adaptive ResNet-18 on the bundled digits with the user's own command, then evaluates its 16 sub-networks in one
-pass and draws accuracy over cost.
+Trains an adaptive ResNet-18 on the bundled digits with the user's own command, then evaluates its 16 sub-networks in
+one pass and draws accuracy over cost.
 """
 
 import argparse

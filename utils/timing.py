@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to measure: `at_most` rounds, or those that fit in `seconds`, but `at_least`; after `warm_up` rounds."""
+    """How often to measure: `at_most` rounds, or those that fit in `seconds`, but `at_least`; after `warm_up` ones."""
 
     warm_up: int = 3
     at_least: int = 5
