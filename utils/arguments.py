@@ -219,8 +219,6 @@ def check(args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
     for dest, holds, needs in _RULES:
         if getattr(args, dest) != defaults[dest] and not holds(args):
             return f"{_flag(dest)} has no effect without {needs}"
-    if args.lr_scheduler == "cosineannealinglr" and args.lr_warmup_epochs >= args.epochs:
-        return f"--lr-warmup-epochs {args.lr_warmup_epochs} leaves none of --epochs {args.epochs} to the cosine"
     if args.start_epoch and args.resume:
         return "--start-epoch and --resume contradict each other: a checkpoint knows its epoch"
     if args.opt == "sgd_nesterov" and not args.momentum:

@@ -2,11 +2,14 @@
 
 import argparse
 import copy
+import logging
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler as schedules
+
+log = logging.getLogger(__name__)
 
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -75,13 +78,15 @@ def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) 
     elif args.lr_scheduler == "multisteplr":
         main = schedules.MultiStepLR(optimizer, milestones=args.lr_multi_steps, gamma=args.lr_gamma)
     elif args.lr_scheduler == "cosineannealinglr":
-        epochs = args.epochs - args.lr_warmup_epochs
+        epochs = max(1, args.epochs - args.lr_warmup_epochs)
         main = schedules.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=args.lr_min)
     else:
         main = schedules.ExponentialLR(optimizer, gamma=args.lr_gamma)
     if not args.lr_warmup_epochs:
         return main
     factor, epochs = args.lr_warmup_decay, args.lr_warmup_epochs
+    if epochs >= args.epochs:
+        log.warning("--lr-warmup-epochs %d: the run of %d epochs ends in its warm-up", epochs, args.epochs)
     if args.lr_warmup_method == "linear":
         warmup = schedules.LinearLR(optimizer, start_factor=factor, total_iters=epochs)
     else:
