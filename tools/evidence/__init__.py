@@ -1,0 +1,1 @@
+"""The parts of `python tools/reproduce.py`: the grid of runs, how they run, verdicts, pictures and the report."""

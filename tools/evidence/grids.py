@@ -1,0 +1,40 @@
+"""The two grids of `tools/reproduce.py`."""
+
+from tools.evidence.grid import ALL, MAIN, Grid, Setting
+
+CONVOLUTIONAL = (
+    "--data-path fashion-mnist --batch-size 128 --amp --lr 0.1 --lr-scheduler cosineannealinglr --weight-decay 5e-4 "
+    "--norm-weight-decay 0 --bias-weight-decay 0"
+)
+TRANSFORMER = (
+    "--data-path fashion-mnist --batch-size 128 --amp --opt adamw --lr 0.001 --weight-decay 0.05 --norm-weight-decay 0 "
+    "--bias-weight-decay 0 --transformer-embedding-decay 0 --lr-scheduler cosineannealinglr --clip-grad-norm 5"
+)
+ADAMW = (  # learns more than SGD from so few steps
+    "--data-path fashion-mnist --amp --opt adamw --lr 0.001 --weight-decay 0.05 --norm-weight-decay 0 "
+    "--bias-weight-decay 0 --lr-scheduler cosineannealinglr"
+)
+SHORT = "--batch-size 64 --epochs 3 --train-images 8000 --workers 0 --print-freq 25"
+LONG = "--epochs 20 --lr-warmup-epochs 2 --lr-warmup-method linear --print-freq 100"
+
+FULL = Grid(
+    name="full",
+    note="all 60,000 training images, 20 epochs, on one GPU",
+    settings=(
+        Setting("resnet18", "--model resnet18 --stem small", f"{CONVOLUTIONAL} {LONG}", ALL, 2),
+        Setting("resnet50", "--model resnet50 --stem small", f"{CONVOLUTIONAL} {LONG}", MAIN, 4),
+        Setting("swin_t", "--model swin_t --patch-size 2", f"{TRANSFORMER} {LONG}", MAIN, 3),
+    ),
+    seeds=(0, 1, 2),
+)
+
+QUICK = Grid(
+    name="quick",
+    note="QUICK: 8,000 of the 60,000 training images, 3 epochs, on a CPU: undertrained on purpose",
+    settings=(
+        Setting("resnet18", "--model resnet18", f"{ADAMW} {SHORT}", ALL, 1.2),
+        Setting("swin_t", "--model swin_t --patch-size 7 --window-size 2", f"{ADAMW} {SHORT}", MAIN, 1.5),
+    ),
+    seeds=(0, 1, 2),
+    all_subnets=False,
+)

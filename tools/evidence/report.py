@@ -1,0 +1,117 @@
+"""Results as Markdown, for results/README.md and for the README between two markers. No number is typed by hand."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tools.evidence import verdicts
+from tools.evidence.grid import METHODS
+from tools.evidence.verdicts import Accuracies, Claim, Difference
+from utils.errors import UserError
+from utils.files import whole_file
+
+BEGIN, END = "<!-- reproduce:begin -->", "<!-- reproduce:end -->"
+
+
+def markdown(grids: list[dict[str, Any]], pictures: str) -> str:
+    """The whole report; `pictures` is the path of their folder from where the text will stand."""
+    return "\n\n".join(_grid(results, pictures) for results in grids)
+
+
+def settings(results: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(run["setting"] for run in results["runs"]))
+
+
+def _grid(results: dict[str, Any], pictures: str) -> str:
+    name = results["grid"]
+    parts = [_opening(results)]
+    for setting in settings(results):
+        accuracies = Accuracies(results["runs"], setting)
+        parts += [f"**{setting}**", _accuracy_table(accuracies), _claims_table(verdicts.claims(results, setting))]
+        if accuracies.seeds("adn-features"):
+            parts.append(_differences("Features distilled as well as outputs", verdicts.features(accuracies)))
+        if accuracies.names("adn"):
+            parts.append(f"![accuracy over GMACs]({pictures}/{name}-{setting}.png)")
+        if accuracies.seeds("labels"):
+            parts.append(f"![ablation]({pictures}/{name}-{setting}-ablation.png)")
+    if results["steps"]:
+        parts.append(_step_table(results))
+    return "\n\n".join(parts)
+
+
+def _opening(results: dict[str, Any]) -> str:
+    runs = results["runs"]
+    machines = "; ".join(sorted({run["machine"] for run in runs})) or "none yet"
+    torch = ", ".join(sorted({run["versions"]["torch"] for run in runs}))
+    cpu = sum(run["seconds"]["cpu"] for run in runs) / 60
+    seeds = sorted({run["seed"] for run in runs})
+    return (
+        f"Grid `{results['grid']}` ({results['note']}): {len(runs)} of {results['planned']} runs, seeds "
+        f"{', '.join(map(str, seeds))}; {machines}; torch {torch}; {cpu:.0f} processor minutes in all. "
+        f"Run it again: `{results['command']}`. Accuracies are those of the last epoch on the test images, mean ± "
+        "standard deviation over seeds. Differences are paired by seed; one no larger than its standard deviation "
+        "is called no difference."
+    )
+
+
+def _accuracy_table(accuracies: Accuracies) -> str:
+    lines = ["| training | seeds | super-net Acc@1 | base-net Acc@1 |", "|---|---|---|---|"]
+    whole, half = verdicts.super_and_base(accuracies.names("adn"))
+    for method, (_, title, _) in METHODS.items():
+        seeds = accuracies.seeds(method)
+        if seeds:
+            cells = [_mean(accuracies.of(method, name).values()) for name in (whole, half)]
+            lines.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: Any) -> str:
+    values = list(values)
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
+def _claims_table(claims: list[Claim]) -> str:
+    lines = ["| claim of the paper | holds here | measured | difference | verdict |", "|---|---|---|---|---|"]
+    for claim in claims:
+        for number, difference in enumerate(claim.differences or (Difference("not measured", ()),)):
+            head = (f"{claim.number}. {claim.text}", f"**{claim.holds}**") if number == 0 else ("", "")
+            lines.append(f"| {head[0]} | {head[1]} | {difference.label} | {difference} | {difference.verdict} |")
+    return "\n".join(lines)
+
+
+def _differences(title: str, differences: tuple[Difference, ...]) -> str:
+    lines = [f"| {title} | difference | verdict |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {d.label} | {d} | {d.verdict} |" for d in differences)])
+
+
+def _step_table(results: dict[str, Any]) -> str:
+    """Table 3 of the paper."""
+    entries = results["steps"]
+    lines = [
+        f"| one training step, time over that of the super-net alone | {' | '.join(e['setting'] for e in entries)} |",
+        "|---|" + "---|" * len(entries),
+    ]
+    ratios = [verdicts.ratios(entry["milliseconds"]) for entry in entries]
+    for method, (_, title, _) in METHODS.items():
+        cells = [f"{row[method][0]:.2f} ± {row[method][1]:.2f}" if method in row else "–" for row in ratios]
+        if set(cells) != {"–"}:
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    machines = "; ".join(sorted({f"{e['machine']}, {e['threads']} threads" for e in entries}))
+    return "\n".join(lines) + f"\n\nMedian ± half the interquartile range of steps that took turns ({machines})."
+
+
+def write(text: str, path: Path) -> None:
+    """Put the report between the markers of a file, whatever stood there."""
+    old = path.read_text()
+    if old.count(BEGIN) != 1 or old.count(END) != 1:
+        raise UserError(f"{path}: has no place for the report, the lines {BEGIN} and {END}")
+    before, after = old.split(BEGIN)[0], old.split(END)[1]
+    with whole_file(path) as file:
+        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+
+
+def between_markers(path: Path) -> str:
+    return path.read_text().split(BEGIN)[1].split(END)[0].strip()

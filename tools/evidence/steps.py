@@ -1,0 +1,51 @@
+"""How long a training step of each method takes, in turns: a whole run's seconds depend on what else went on."""
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import train_adn
+from tools import assemble
+from tools.evidence.grid import Run, Setting
+from tools.evidence.runner import machine
+from utils import arguments, engine
+from utils.data import Batch, Data
+from utils.data_flags import complete
+from utils.log import Meters
+from utils.timing import Effort, take_turns
+
+CLASSES = [str(number) for number in range(10)]
+EFFORT = Effort(warm_up=3, at_least=10, at_most=40, seconds=40)
+
+
+def measure(setting: Setting, device_name: str = "auto", effort: Effort = EFFORT) -> dict[str, Any]:
+    """Milliseconds of a step in each round, for each of the setting's methods."""
+    device = assemble.choose_device(device_name)
+    steps = {method: training_step(Run(setting, method, seed=0), device) for method in setting.methods}
+    times = take_turns(steps, device, effort, repeats=5 if device.type == "cuda" else 1)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "setting": setting.name,
+        "machine": machine(name),
+        "threads": torch.get_num_threads(),
+        "milliseconds": times,
+    }
+
+
+def training_step(run: Run, device: torch.device) -> Callable[[], None]:
+    """One step of the training command, on a batch as its loader hands it over."""
+    with tempfile.TemporaryDirectory() as folder:  # needed while the run is made: nothing is saved
+        args = arguments.parser().parse_args([*run.training, "--output-dir", folder])
+        args.device = str(device)
+        complete(args)
+        assemble.seed_everything(args)
+        model = assemble.build_model(args, len(CLASSES)).to(device)
+        training = train_adn.make_run(args, device, Data(None, None, CLASSES, "random images"), model)
+    model.train()
+    meters = Meters(len(training.names), device)
+    size = args.train_crop_size
+    images = torch.randint(256, (args.batch_size, 3, size, size), dtype=torch.uint8)
+    batch = Batch(images, torch.randint(len(CLASSES), (args.batch_size,)), [])
+    return lambda: engine.take_step(training, [batch], meters)
