@@ -44,6 +44,7 @@ def made_up(**top1: list[dict[str, float]]) -> dict:
             "seed": seed,
             "subnets": {name: {"top1": value, "gmacs": 1 + name.count("F")} for name, value in values.items()},
             "seconds": {"wall": 60, "cpu": 60},
+            "device": "cpu",
             "machine": "an abacus",
             "versions": {"torch": "0"},
         }
@@ -89,13 +90,19 @@ def test_every_claim_can_hold_and_fail():
     without = {"labels": lower(GOOD, [1, 2, 2]), "shared_norms": lower(GOOD, [2, 2, 1])}
     both = {"labels_shared_norms": lower(GOOD, [3, 3, 4])}
     good = made_up(adn=GOOD, **alone, **without, **both)
-    good["steps"] = [{"setting": "made-up", "milliseconds": {"adn": [15, 16, 15], "super": [10] * 3, "base": [7] * 3}}]
+    good["steps"] = [
+        {"setting": "made-up", "milliseconds": {"adn": [15, 15.1 + i], "super": [10, 10], "base": [7, 7]}}
+        for i in range(3)
+    ]
     assert holds(good) == {1: "yes", 2: "yes", 3: "yes", 4: "yes", 5: "yes"}
 
     alone = {"super": [{"FF": row["FF"] + 1} for row in GOOD], "base": [{"TT": row["TT"] + 1} for row in GOOD]}
     sagging = [{**row, "FT": row["TT"] - 3 - 0.1 * seed} for seed, row in enumerate(GOOD)]
     bad = made_up(adn=sagging, **alone, labels=sagging, shared_norms=lower(sagging, [-1, -1, -2]), **both)
-    bad["steps"] = [{"setting": "made-up", "milliseconds": {"adn": [18, 19, 18], "super": [10] * 3, "base": [7] * 3}}]
+    bad["steps"] = [
+        {"setting": "made-up", "milliseconds": {"adn": [18, 18.1 + i], "super": [10, 10], "base": [7, 7]}}
+        for i in range(3)
+    ]
     assert holds(bad) == {1: "no", 2: "no", 3: "no", 4: "no", 5: "no"}
 
 
@@ -181,7 +188,7 @@ def kill_after_an_epoch(executor: Executor, checkpoint: Path) -> None:
 
 
 def test_steps_are_timed_as_the_command_makes_them():
-    timed = measure(TINY, "cpu", Effort(warm_up=1, at_least=3, at_most=3, seconds=1))
+    timed = measure(TINY, 0, "cpu", Effort(warm_up=1, at_least=3, at_most=3, seconds=1))
     assert {method: len(times) for method, times in timed["milliseconds"].items()} == {"adn": 3, "base": 3}
     assert min(timed["milliseconds"]["adn"]) > min(timed["milliseconds"]["base"]) > 0
 

@@ -121,7 +121,7 @@ def measure_steps(grid: Grid, folder: Path, device: str) -> None:
     from tools.evidence import steps
 
     torch.set_num_threads(1 if not on_gpu(device) else torch.get_num_threads())
-    measured = [steps.measure(setting, device) for setting in grid.settings]
+    measured = [steps.measure(setting, seed, device) for seed in grid.seeds for setting in grid.settings]
     with whole_file(path) as file:
         file.write(json.dumps(measured, indent=1).encode())
 

@@ -55,13 +55,16 @@ def _opening(results: dict[str, Any]) -> str:
 
 
 def _accuracy_table(accuracies: Accuracies) -> str:
-    lines = ["| training | seeds | super-net Acc@1 | base-net Acc@1 |", "|---|---|---|---|"]
+    lines = [
+        "| training | seeds | super-net Acc@1 | base-net Acc@1 | time of a run (super-net alone = 1) |",
+        "|---|---|---|---|---|",
+    ]
     whole, half = verdicts.super_and_base(accuracies.names("adn"))
     for method, (_, title, _) in METHODS.items():
         seeds = accuracies.seeds(method)
         if seeds:
             cells = [_mean(accuracies.of(method, name).values()) for name in (whole, half)]
-            lines.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")
+            lines.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} | {_mean(accuracies.times(method))} |")
     return "\n".join(lines)
 
 
@@ -89,18 +92,22 @@ def _differences(title: str, differences: tuple[Difference, ...]) -> str:
 
 def _step_table(results: dict[str, Any]) -> str:
     """Table 3 of the paper."""
-    entries = results["steps"]
+    entries, names = results["steps"], settings(results)
+    timed = {name: [entry["milliseconds"] for entry in entries if entry["setting"] == name] for name in names}
+    ratios = {name: verdicts.ratios(rounds) for name, rounds in timed.items() if rounds}
     lines = [
-        f"| one training step, time over that of the super-net alone | {' | '.join(e['setting'] for e in entries)} |",
-        "|---|" + "---|" * len(entries),
+        f"| one training step, time over that of the super-net alone | {' | '.join(ratios)} |",
+        "|---|" + "---|" * len(ratios),
     ]
-    ratios = [verdicts.ratios(entry["milliseconds"]) for entry in entries]
     for method, (_, title, _) in METHODS.items():
-        cells = [f"{row[method][0]:.2f} ± {row[method][1]:.2f}" if method in row else "–" for row in ratios]
+        cells = [_mean(row.get(method, ())) for row in ratios.values()]
         if set(cells) != {"–"}:
             lines.append(f"| {title} | {' | '.join(cells)} |")
     machines = "; ".join(sorted({f"{e['machine']}, {e['threads']} threads" for e in entries}))
-    return "\n".join(lines) + f"\n\nMedian ± half the interquartile range of steps that took turns ({machines})."
+    note = (
+        f"Steps of the methods took turns; the median of the rounds' ratios, mean ± deviation over seeds ({machines})."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def write(text: str, path: Path) -> None:

@@ -37,7 +37,7 @@ class Executor:
     deadline: float = float("inf")  # of time.monotonic
     stopped: bool = False
     asked: bool = False
-    active: dict[int, tuple[Iterator[list[str]], Run, float]] = field(default_factory=dict)
+    active: dict[int, "Active"] = field(default_factory=dict)
 
     def execute(self, runs: Sequence[Run]) -> bool:
         """False if stopped, by the deadline or a signal, before all were finished."""
@@ -75,7 +75,7 @@ class Executor:
             child = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
             )
-        self.active[child.pid] = steps, run, time.monotonic()
+        self.active[child.pid] = Active(run, steps, "--test-only" in command, time.monotonic())
 
     def _collect(self) -> None:
         """Look which commands have ended; ask all others to stop, once, when the time is over."""
@@ -93,14 +93,25 @@ class Executor:
             os.kill(pid, signal.SIGTERM)
 
     def _ended(self, pid: int, code: int, cpu_seconds: float) -> None:
-        steps, run, start = self.active.pop(pid)
-        place = self.folder / run.name
+        this = self.active.pop(pid)
+        place = self.folder / this.run.name
+        took = {"testing": this.testing, "wall": time.monotonic() - this.start, "cpu": cpu_seconds, "code": code}
         with open(place / TIMES, "a") as file:
-            file.write(json.dumps({"wall": time.monotonic() - start, "cpu": cpu_seconds, "code": code}) + "\n")
+            file.write(json.dumps(took) + "\n")
         if code == 0 and not self._over():
-            self._next(run, steps)
+            self._next(this.run, this.left)
         elif code != 0 and not self._over():
-            raise Failed(f"{run.name}: a command ended with exit code {code}; see {place / LOG}")
+            raise Failed(f"{this.run.name}: a command ended with exit code {code}; see {place / LOG}")
+
+
+@dataclass(frozen=True)
+class Active:
+    """A command that runs now, and those that its run has left."""
+
+    run: Run
+    left: Iterator[list[str]]
+    testing: bool
+    start: float
 
 
 def finished(folder: Path, run: Run) -> bool:
@@ -142,8 +153,10 @@ def result(place: Path, run: Run) -> dict[str, Any]:
         "command": " ".join(["python train_adn.py", *run.training]),
         "epochs": about["args"]["epochs"],
         "subnets": subnets,
-        "seconds": {"wall": sum(t["wall"] for t in times), "cpu": sum(t["cpu"] for t in times)},
+        "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
+        "seconds_testing": {what: sum(t[what] for t in times if t["testing"]) for what in ("wall", "cpu")},
         "versions": about["versions"],
+        "device": about["args"]["device"],
         "machine": machine(about["device"]),
         "precision": "bf16 or fp16" if about["args"]["amp"] else "fp32",
     }

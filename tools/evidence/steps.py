@@ -17,21 +17,17 @@ from utils.log import Meters
 from utils.timing import Effort, take_turns
 
 CLASSES = [str(number) for number in range(10)]
-EFFORT = Effort(warm_up=3, at_least=10, at_most=40, seconds=40)
+EFFORT = Effort(warm_up=2, at_least=10, at_most=30, seconds=15)
 
 
-def measure(setting: Setting, device_name: str = "auto", effort: Effort = EFFORT) -> dict[str, Any]:
+def measure(setting: Setting, seed: int, device_name: str = "auto", effort: Effort = EFFORT) -> dict[str, Any]:
     """Milliseconds of a step in each round, for each of the setting's methods."""
     device = assemble.choose_device(device_name)
-    steps = {method: training_step(Run(setting, method, seed=0), device) for method in setting.methods}
+    steps = {method: training_step(Run(setting, method, seed), device) for method in setting.methods}
     times = take_turns(steps, device, effort, repeats=5 if device.type == "cuda" else 1)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "setting": setting.name,
-        "machine": machine(name),
-        "threads": torch.get_num_threads(),
-        "milliseconds": times,
-    }
+    about = {"setting": setting.name, "seed": seed, "machine": machine(name), "threads": torch.get_num_threads()}
+    return {**about, "milliseconds": {method: [round(ms, 3) for ms in rounds] for method, rounds in times.items()}}
 
 
 def training_step(run: Run, device: torch.device) -> Callable[[], None]:
