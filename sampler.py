@@ -5,7 +5,7 @@ key, so what an image looks like depends neither on the worker that loads it nor
 """
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
@@ -50,6 +50,29 @@ class TrainSampler(Sampler[Key]):
         wraps, places = places // self.size, places % self.size + part * self.size
         # an image that is shown again only to fill the last share gets a repeat number, hence a look, of its own
         return shuffled[places // self.repeats], places % self.repeats + wraps * self.repeats
+
+
+class EvenBatches(Sampler[list[Key]]):
+    """The sampler's order in as few batches as possible, of equal size (or one less): none at the end is tiny.
+
+    A last batch of two images would shake the network and ruin its batch norms' statistics once an epoch.
+    """
+
+    def __init__(self, sampler: TrainSampler, batch_size: int):
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        size, larger = divmod(len(self.sampler), len(self))
+        keys, consumed = iter(self.sampler), self.sampler.start
+        for number in range(len(self)):
+            ahead = size + (number < larger)
+            skipped = min(consumed, ahead)
+            consumed -= skipped
+            if ahead > skipped:
+                yield list(islice(keys, ahead - skipped))
 
 
 class EvalSampler(Sampler[int]):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from sampler import EvalSampler, TrainSampler
+from sampler import EvalSampler, EvenBatches, TrainSampler
 
 SIZES = range(1, 301)
 
@@ -93,3 +93,20 @@ def test_what_makes_no_sense_is_refused(size, kw):
 def test_a_start_beyond_the_epoch_is_refused():
     with pytest.raises(ValueError, match="start=6"):
         TrainSampler(5).set_epoch(0, start=6)
+
+
+def test_batches_are_even_and_lose_nothing_wherever_the_epoch_is_resumed():
+    for size in range(1, 40):
+        sampler = TrainSampler(size, seed=1)
+        for batch_size in (1, 2, 7, 16):
+            batches = EvenBatches(sampler, batch_size)
+            sampler.set_epoch(3)
+            whole = list(batches)
+            assert [key for batch in whole for key in batch] == list(sampler)
+            assert len(whole) == len(batches) == -(-size // batch_size)
+            sizes = [len(batch) for batch in whole]
+            assert batch_size >= max(sizes)
+            assert max(sizes) - min(sizes) <= 1
+            for done in range(len(whole) + 1):
+                sampler.set_epoch(3, start=sum(sizes[:done]))
+                assert list(batches) == whole[done:]

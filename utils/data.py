@@ -1,5 +1,6 @@
 """From `--data-path` to batches: the data, and loaders that hand (images, targets, unreadable files) to the loop."""
 
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 import presets
+from sampler import EvenBatches, TrainSampler
 from utils import named_datasets
 from utils.data_flags import SMALL, complete
 from utils.datasets import ArrayImages, Corrupt, FileImages, Item
@@ -112,28 +114,31 @@ def collate(items: Sequence[Item]) -> Batch:
     return Batch(images, targets, corrupt)
 
 
-def train_loader(data: Data, args: Namespace, sampler: Sampler) -> DataLoader:
-    return _loader(data.train, args, sampler)
+def train_loader(data: Data, args: Namespace, sampler: TrainSampler) -> DataLoader:
+    """No image is dropped, no batch is tiny."""
+    return _loader(data.train, args, batch_sampler=EvenBatches(sampler, args.batch_size))
 
 
 def eval_loader(data: Data, args: Namespace, sampler: Sampler) -> DataLoader:
-    return _loader(data.val, args, sampler)
+    return _loader(data.val, args, sampler=sampler, batch_size=args.batch_size)
 
 
-def _loader(dataset: Dataset, args: Namespace, sampler: Sampler) -> DataLoader:
-    """No image is dropped: the last batch of an epoch may be smaller."""
-    kw = {}
+def _loader(dataset: Dataset, args: Namespace, **kw: object) -> DataLoader:
     if args.workers > 0:
-        kw = {"persistent_workers": True, "prefetch_factor": args.prefetch}
+        kw |= {"persistent_workers": True, "prefetch_factor": args.prefetch, "worker_init_fn": _leave_signals_alone}
         if sys.platform == "linux":
             kw["multiprocessing_context"] = "fork"  # starts in milliseconds and shares the list of files
     return DataLoader(
         dataset,
-        batch_size=args.batch_size,
-        sampler=sampler,
         num_workers=args.workers,
         collate_fn=collate,
         pin_memory=args.device != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
     )
+
+
+def _leave_signals_alone(_worker: int) -> None:
+    """Ctrl-C and SLURM signal all processes; the main one finishes its step with the workers' help, then ends them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
