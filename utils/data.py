@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,10 +59,10 @@ def _named_data(args: Namespace) -> Data:
     found = named_datasets.load(args)
     train = None
     if not args.test_only:
-        chosen = _chosen(args, len(found.train.targets))
-        arrays = (found.train.images[chosen], found.train.targets[chosen])
+        arrays = _few("--train-images", args.train_images, *found.train)
         train = ArrayImages(*arrays, **_train_settings(args, small=True))
-    return Data(train, ArrayImages(*found.val, **_eval_settings(args)), found.classes, args.data_path)
+    val = ArrayImages(*_few("--val-images", args.val_images, *found.val), **_eval_settings(args))
+    return Data(train, val, found.classes, args.data_path)
 
 
 def _folder_data(args: Namespace) -> Data:
@@ -71,7 +71,8 @@ def _folder_data(args: Namespace) -> Data:
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(SMALL)}")
     listed = list_images(root / "val", args.cache_dataset)
     decode = presets.DECODERS[args.decode or "pil"]
-    val = FileImages(str(root / "val"), listed.files, listed.targets, decode, **_eval_settings(args))
+    files, targets = _few("--val-images", args.val_images, listed.files, listed.targets)
+    val = FileImages(str(root / "val"), files, targets, decode, **_eval_settings(args))
     train = None if args.test_only else _train_folder(args, root / "train", listed)
     return Data(train, val, listed.classes, root.resolve().name)
 
@@ -81,19 +82,18 @@ def _train_folder(args: Namespace, folder: Path, val: FileList) -> FileImages:
     if listed.classes != val.classes:
         raise UserError(f"{folder} and {folder.parent / 'val'} hold different classes: {_difference(listed, val)}")
     decode = presets.DECODERS[args.decode or "tensor"]
-    chosen = _chosen(args, len(listed.files))
-    files, targets = listed.files[chosen], listed.targets[chosen]
+    files, targets = _few("--train-images", args.train_images, listed.files, listed.targets)
     return FileImages(str(folder), files, targets, decode, **_train_settings(args, small=False))
 
 
-def _chosen(args: Namespace, images: int) -> np.ndarray | slice:
-    """Which images to train on. Spread evenly, since those of a class may follow each other; alike for every seed."""
-    wanted = args.train_images
+def _few(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any, Any]:
+    """So many of the images. Spread evenly, since those of a class may follow each other; alike for every seed."""
     if wanted is None:
-        return slice(None)
-    if wanted > images:
-        raise UserError(f"--train-images {wanted}: there are only {images}; lower it or leave it out")
-    return np.arange(wanted) * images // wanted
+        return images, targets
+    if wanted > len(targets):
+        raise UserError(f"{flag} {wanted}: there are only {len(targets)}; lower it or leave it out")
+    chosen = np.arange(wanted) * len(targets) // wanted
+    return images[chosen], targets[chosen]
 
 
 def _difference(train: FileList, val: FileList) -> str:

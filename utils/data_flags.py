@@ -32,12 +32,9 @@ def data_flags(parser: ArgumentParser) -> None:
 def _source_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
     add("--data-path", metavar="PATH", help=f"a folder with train/ and val/, or one of {', '.join(SMALL)}")
-    add(
-        "--train-images",
-        type=int,
-        metavar="N",
-        help="train on N images only, taken evenly from the whole (default: all)",
-    )
+    few = "only N images, taken evenly from the whole (default: all)"
+    add("--train-images", type=int, metavar="N", help=f"train on {few}")
+    add("--val-images", type=int, metavar="N", help=f"test on {few}")
     add("--download", action="store_true", help=f"fetch {', '.join(FETCHED)} if they are not here")
     add("--download-dir", metavar="DIR", help="where they are kept (default: ~/.cache/adn/data)")
     workers = "loader processes (default: 16, at most one per CPU core; fewer for data sets in memory)"
@@ -106,8 +103,9 @@ def check(args: Namespace) -> None:
             f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}: "
             f"lower the first or raise the second"
         )
-    if args.train_images is not None and args.train_images < 1:
-        raise UserError(f"--train-images {args.train_images} is out of range: give a number at least 1")
+    for flag, images in {"--train-images": args.train_images, "--val-images": args.val_images}.items():
+        if images is not None and images < 1:
+            raise UserError(f"{flag} {images} is out of range: give a number at least 1")
     for flag, idle in {
         "--decode": args.decode and args.data_path in SMALL,
         "--cache-dataset": args.cache_dataset and args.data_path in SMALL,

@@ -14,6 +14,7 @@ METHODS = {  # name → flags, what it is, and its training cost in steps of the
 }
 MAIN = ("adn", "super", "base")
 ALL = tuple(METHODS)
+ALONE = {"super": "F", "base": "T"}  # methods that train one network, and the flags of that network's stages
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,23 @@ class Run:
         return shlex.split(recipe)
 
     @property
-    def tests(self) -> bool:
-        """Whether all its sub-networks are tested at the end; the trained ones are after every epoch."""
-        return self.method not in ("super", "base") and (self.all_subnets or self.method == "adn")
-
-    @property
     def testing(self) -> list[str]:
+        """Arguments for the last test, on all test images; of those who trained one network, of that one counts."""
         shared = ["--no-switchable-norms"] if "shared-norms" in self.method else []
         return [
             *shlex.split(f"{self.setting.network} {_without_training(self.setting.recipe)}"),
             *shared,
-            *["--test-only", "--skip-cfg", "all", "--latency-batch", "0", "--no-picture"],
+            *["--test-only", "--skip-cfg", *self._tested, "--latency-batch", "0", "--no-picture"],
         ]
+
+    @property
+    def _tested(self) -> list[str]:
+        everything = self.method == "adn" or (self.all_subnets and self.method not in ALONE)
+        return ["all"] if everything else ["super", "base"]
+
+    def counts(self, subnet: str) -> bool:
+        """Whether a sub-network, by its name, got a training that it could show."""
+        return self.method not in ALONE or set(subnet) == set(ALONE[self.method])
 
     @property
     def minutes(self) -> float:

@@ -123,8 +123,7 @@ def commands(folder: Path, run: Run, extra: Sequence[str]) -> Iterator[list[str]
     place = folder / run.name
     shared = [*extra, "--output-dir", str(place)]
     yield [sys.executable, str(COMMAND), *run.training, *shared, "--resume", "auto"]
-    if run.tests:
-        yield [sys.executable, str(COMMAND), *run.testing, *shared, "--weights", str(place / "checkpoint.pth")]
+    yield [sys.executable, str(COMMAND), *run.testing, *shared, "--weights", str(place / "checkpoint.pth")]
 
 
 def finish(folder: Path, run: Run) -> None:
@@ -139,20 +138,17 @@ def finish(folder: Path, run: Run) -> None:
 def result(place: Path, run: Run) -> dict[str, Any]:
     """What a run came to, without a word about where on this machine it was."""
     about = json.loads((place / "run.json").read_text())
-    epochs = [line for line in _lines(place / "metrics.jsonl") if line["event"] == "epoch"]
     times = _lines(place / TIMES)
-    if run.tests:
-        rows = json.loads((place / "subnets.json").read_text())["subnets"]
-        subnets = {row["name"]: {"top1": row["top1"], "gmacs": row["gmacs"]} for row in rows}
-    else:
-        subnets = {_flags(key): {"top1": value} for key, value in epochs[-1].items() if key.startswith("top1_")}
+    rows = json.loads((place / "subnets.json").read_text())["subnets"]
     return {
         "setting": run.setting.name,
         "method": run.method,
         "seed": run.seed,
         "command": " ".join(["python train_adn.py", *run.training]),
         "epochs": about["args"]["epochs"],
-        "subnets": subnets,
+        "subnets": {
+            row["name"]: {"top1": row["top1"], "gmacs": row["gmacs"]} for row in rows if run.counts(row["name"])
+        },
         "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
         "seconds_testing": {what: sum(t[what] for t in times if t["testing"]) for what in ("wall", "cpu")},
         "versions": about["versions"],
@@ -160,12 +156,6 @@ def result(place: Path, run: Run) -> dict[str, Any]:
         "machine": machine(about["device"]),
         "precision": "bf16 or fp16" if about["args"]["amp"] else "fp32",
     }
-
-
-def _flags(key: str) -> str:
-    """top1_super → FFFF, as every network of the grids has four stages; an individual network's key says its flags."""
-    name = key.removeprefix("top1_")
-    return {"super": "FFFF", "base": "TTTT"}.get(name, name)
 
 
 def machine(device: str) -> str:
