@@ -50,7 +50,7 @@ def test_a_folder_becomes_batches_of_bytes(folder):
     data = load_data(args)
     assert (data.classes, data.name, len(data.train), len(data.val)) == (["cat", "dog"], "pets", 14, 10)
     found = batches(data, args)
-    assert [len(batch.images) for batch in found] == [4, 4, 4, 2]
+    assert [len(batch.images) for batch in found] == [4, 4, 3, 3]
     for batch in [*found, *eval_loader(data, args, EvalSampler(10))]:
         assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 24, 24))
         assert batch.images.is_contiguous()
