@@ -6,10 +6,12 @@ and continues at any time: a finished run is kept, an unfinished one goes on fro
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -112,16 +114,14 @@ def data_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def measure_steps(grid: Grid, folder: Path, device: str) -> None:
-    """Time the methods' steps once, in turns and before anything else runs."""
+    """Time the methods' steps once, in turns and before anything else, in a process that then gives its memory back."""
     path = folder / collect.STEPS
     if path.exists():
         return
-    import torch
-
     from tools.evidence import steps
 
-    torch.set_num_threads(1 if not on_gpu(device) else torch.get_num_threads())
-    measured = [steps.measure(setting, seed, device) for seed in grid.seeds for setting in grid.settings]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        measured = pool.submit(steps.measure_all, grid, device).result()
     with whole_file(path) as file:
         file.write(json.dumps(measured, indent=1).encode())
 

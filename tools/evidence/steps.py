@@ -8,7 +8,7 @@ import torch
 
 import train_adn
 from tools import assemble
-from tools.evidence.grid import Run, Setting
+from tools.evidence.grid import Grid, Run, Setting
 from tools.evidence.runner import machine
 from utils import arguments, engine
 from utils.data import Batch, Data
@@ -18,6 +18,13 @@ from utils.timing import Effort, take_turns
 
 CLASSES = [str(number) for number in range(10)]
 EFFORT = Effort(warm_up=2, at_least=10, at_most=30, seconds=15)
+
+
+def measure_all(grid: Grid, device_name: str) -> list[dict[str, Any]]:
+    """Of every setting and seed. On a CPU with one thread, as a run has when there are as many runs as cores."""
+    if assemble.choose_device(device_name).type == "cpu":
+        torch.set_num_threads(1)
+    return [measure(setting, seed, device_name) for seed in grid.seeds for setting in grid.settings]
 
 
 def measure(setting: Setting, seed: int, device_name: str = "auto", effort: Effort = EFFORT) -> dict[str, Any]:
