@@ -160,11 +160,14 @@ class AdaptiveDepth(nn.Module):
         return list(itertools.product((False, True), repeat=self.num_skippable_stages))
 
     def forward(
-        self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False
+        self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False, embedded: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
+        """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N.
+
+        `embedded`: x is not images but what `embed` made of them.
+        """
         skip = self.checked(skip)
-        x = self._embed(x)
+        x = x if embedded else self._embed(x)
         features = []
         for s, flag in enumerate(skip):
             x = self._run_path(s, flag, x)
@@ -172,6 +175,26 @@ class AdaptiveDepth(nn.Module):
                 features.append(self._feature_map(x))
         logits = self._classify(x, skip[-1])
         return (logits, features) if return_features else logits
+
+    def embed(self, x: Tensor, networks: int = 1) -> Tensor:
+        """What all sub-networks compute first. In training, running statistics move as if `networks` had run it."""
+        if networks == 1 or not self.training:
+            return self._embed(x)
+        norms = self._embedding_norms()
+        before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+        x = self._embed(x)
+        for norm, old in zip(norms, before, strict=True):
+            # every run on the same batch leaves 1 - momentum of the distance to that batch's statistics
+            further = (1 - (1 - norm.momentum) ** networks) / norm.momentum
+            for value, start in zip((norm.running_mean, norm.running_var), old, strict=True):
+                value.data.copy_(start.lerp(value, further))  # .data: the backward pass does not read them in training
+            norm.num_batches_tracked += networks - 1
+        return x
+
+    def _embedding_norms(self) -> list[nn.Module]:
+        """The batch norms before the first stage."""
+        behind = {part for path in (*self._paths(), self._tail()) for module in path for part in module.modules()}
+        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in behind]
 
     def forward_all(self, x: Tensor, subnets: Sequence[Sequence[bool]] | None = None) -> dict[Skip, Tensor]:
         """Logits of many sub-networks (None: all of them), walking the tree of stages: each common prefix runs once."""

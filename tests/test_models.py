@@ -309,3 +309,16 @@ def test_starts_from_a_plain_network(name: str) -> None:
     twins = [key for key in state if "_skip." in key]
     assert twins
     assert all(torch.equal(state[key], state[key.replace("_skip.", ".")]) for key in twins if "features.0_" not in key)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "mobilenet_v2", "swin_t"])
+def test_embedding_for_several_networks_leaves_the_statistics_of_several_runs(name):
+    together, apart = tiny(name).train(), tiny(name).train()
+    shared = together.embed(batch(), networks=3)
+    for _ in range(3):
+        alone = apart.embed(batch())
+    assert torch.equal(shared, alone)
+    for mine, theirs in zip(together.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    skip = together.eval().base_net
+    assert torch.equal(together(batch(), skip), together(together.embed(batch(), networks=2), skip, embedded=True))

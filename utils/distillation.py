@@ -88,7 +88,8 @@ class SelfDistillation:
 class TrainingStep:
     """Forward and backward of every pass in turn, so that only one pass's activations are in memory at a time.
 
-    Gradients are those of the sum of the weighted losses, because a teacher's outputs are detached.
+    Gradients are those of the sum of the weighted losses, because a teacher's outputs are detached. What all passes
+    begin with runs once: their gradients gather at its output, and it is differentiated when all passes are done.
     """
 
     def __init__(
@@ -110,22 +111,27 @@ class TrainingStep:
         """Accumulate the gradients of all passes; `backward` is called with each pass's weighted loss."""
         kept: dict[int, Outputs] = {}
         results = []
+        with self.autocast():
+            shared = self.model.embed(images, networks=len(self.passes))
+        start = shared.detach().requires_grad_(shared.requires_grad)
         for number, this in enumerate(self.passes):
             with self.autocast():
-                outputs = self._forward(images, this, number)
+                outputs = self._forward(start, this, number)
                 loss = this.weight * self._loss(outputs, labels, kept.get(this.target))
             backward(loss)
             detached = Outputs(outputs.logits.detach(), [f.detach() for f in outputs.features])
             if number in self.teachers:
                 kept[number] = detached
             results.append(PassResult(loss.detach(), detached.logits))
+        if shared.requires_grad:
+            shared.backward(start.grad)
         return results
 
-    def _forward(self, images: Tensor, this: Pass, number: int) -> Outputs:
+    def _forward(self, start: Tensor, this: Pass, number: int) -> Outputs:
         if self.distillation.features and (number in self.teachers or this.target != LABELS):
-            logits, features = self.model(images, this.subnet, return_features=True)
+            logits, features = self.model(start, this.subnet, return_features=True, embedded=True)
             return Outputs(logits, [feature.mean(dim=(2, 3)) for feature in features])
-        return Outputs(self.model(images, this.subnet), [])
+        return Outputs(self.model(start, this.subnet, embedded=True), [])
 
     def _loss(self, outputs: Outputs, labels: Tensor, teacher: Outputs | None) -> Tensor:
         return self.criterion(outputs.logits, labels) if teacher is None else self.distillation(outputs, teacher)

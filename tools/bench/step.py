@@ -41,7 +41,10 @@ class Alone(nn.Module):
         super().__init__()
         self.plain = plain
 
-    def forward(self, x: Tensor, skip: Sequence[bool] | None = None) -> Tensor:
+    def embed(self, x: Tensor, networks: int = 1) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor, skip: Sequence[bool] | None = None, embedded: bool = False) -> Tensor:
         return self.plain(x)
 
     def compile(self) -> None:
