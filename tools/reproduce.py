@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.evidence import collect, drawings, report
 from tools.evidence.grid import Grid
-from tools.evidence.grids import FULL, QUICK
+from tools.evidence.grids import FULL, QUICK, SHORT
 from tools.evidence.runner import ROOT, Executor, Failed, finished
 from utils.errors import UserError
 from utils.files import whole_file
@@ -29,11 +29,9 @@ UNFINISHED = 75  # as train_adn.py's: the same command goes on
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--quick",
-        action="store_true",
-        help="a small grid for 2 CPU cores, about half an hour; marked as such everywhere",
-    )
+    small = parser.add_mutually_exclusive_group()
+    small.add_argument("--quick", action="store_true", help="a small grid for 2 CPU cores, about half an hour")
+    small.add_argument("--short", action="store_true", help="a smaller one: networks far from trained, minutes")
     add("--dry-run", action="store_true", help="list the runs and what they cost, run nothing")
     add("--report", action="store_true", help="only write tables and pictures anew from the results there are")
     add("--time-limit", type=float, metavar="MIN", help="stop cleanly after so many minutes; the same command goes on")
@@ -56,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    grid = QUICK if args.quick else FULL
+    grid = QUICK if args.quick else SHORT if args.short else FULL
     try:
         if args.report:
             return write_report(args)
@@ -91,7 +89,7 @@ def reproduce(grid: Grid, args: argparse.Namespace) -> int:
     try:
         done = executor.execute(grid.runs())
     finally:
-        command = "python tools/reproduce.py" + (" --quick" if args.quick else "")
+        command = "python tools/reproduce.py" + ("" if grid is FULL else f" --{grid.name}")
         written = collect.collect(grid, folder, args.results, command)
     left = sum(not finished(folder, run) for run in grid.runs())
     print(

@@ -31,7 +31,7 @@ def collect(grid: Grid, folder: Path, results: Path, command: str) -> Path:
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """Every grid's results there are, the full grid first."""
+    """Every grid's results there are, the larger grids first."""
     found = []
     for path in sorted(results.glob("*.json")):
         try:
@@ -40,4 +40,4 @@ def read(results: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: cannot be read ({error})") from None
         if "grid" in content and "runs" in content:
             found.append(content)
-    return sorted(found, key=lambda content: content["grid"] != "full")
+    return sorted(found, key=lambda content: ("full", "quick", "short").index(content["grid"]))

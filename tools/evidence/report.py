@@ -27,7 +27,8 @@ def _grid(results: dict[str, Any], pictures: str) -> str:
     parts = [_opening(results)]
     for setting in settings(results):
         accuracies = Accuracies(results["runs"], setting)
-        parts += [f"**{setting}**", _accuracy_table(accuracies), _claims_table(verdicts.claims(results, setting))]
+        claims = verdicts.claims(results, setting)
+        parts += [f"**{setting}.** {_summary(claims)}", _accuracy_table(accuracies), _claims_table(claims)]
         if accuracies.seeds("adn-features"):
             parts.append(_differences("Features distilled as well as outputs", verdicts.features(accuracies)))
         if accuracies.names("adn"):
@@ -52,6 +53,16 @@ def _opening(results: dict[str, Any]) -> str:
         "standard deviation over seeds. Differences are paired by seed; one no larger than its standard deviation "
         "is called no difference."
     )
+
+
+def _summary(claims: list[Claim]) -> str:
+    """Which claims hold here, in one line."""
+    numbers = {
+        answer: ", ".join(str(claim.number) for claim in claims if claim.holds == answer)
+        for answer in ("yes", "in part", "no", verdicts.UNKNOWN)
+    }
+    said = {"yes": "reproduced", "in part": "in part", "no": "**not reproduced**", verdicts.UNKNOWN: "undecided"}
+    return "Claims " + "; ".join(f"{said[answer]}: {found}" for answer, found in numbers.items() if found) + "."
 
 
 def _accuracy_table(accuracies: Accuracies) -> str:

@@ -1,7 +1,8 @@
 """How long a training step of each method takes, in turns: a whole run's seconds depend on what else went on."""
 
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,10 +32,25 @@ def measure(setting: Setting, seed: int, device_name: str = "auto", effort: Effo
     """Milliseconds of a step in each round, for each of the setting's methods."""
     device = assemble.choose_device(device_name)
     steps = {method: training_step(Run(setting, method, seed), device) for method in setting.methods}
-    times = take_turns(steps, device, effort, repeats=5 if device.type == "cuda" else 1)
+    times = take_turns(steps, device, effort, repeats=5) if device.type == "cuda" else on_processor(steps, effort)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     about = {"setting": setting.name, "seed": seed, "machine": machine(name), "threads": torch.get_num_threads()}
     return {**about, "milliseconds": {method: [round(ms, 3) for ms in rounds] for method, rounds in times.items()}}
+
+
+def on_processor(calls: Mapping[str, Callable[[], None]], effort: Effort) -> dict[str, list[float]]:
+    """Milliseconds of processor time, which other programs on the machine do not change; in turns as well."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.process_time()
+    for number in range(effort.warm_up + effort.at_most):
+        if number >= effort.warm_up + effort.at_least and time.process_time() - begin > effort.seconds:
+            break
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if number >= effort.warm_up:
+                times[name].append(1000 * (time.process_time() - start))
+    return times
 
 
 def training_step(run: Run, device: torch.device) -> Callable[[], None]:
