@@ -33,8 +33,8 @@ QUICK = Grid(
     name="quick",
     note="QUICK: 3,000 of the 60,000 training images, 12 epochs, small enough for a CPU",
     settings=(
-        Setting("resnet18", "--model resnet18", f"{ADAMW} {QUICKLY}", ALL, 1.2),
-        Setting("swin_t", "--model swin_t --patch-size 7 --window-size 2", f"{ADAMW} {QUICKLY}", MAIN, 1.5),
+        Setting("resnet18", "--model resnet18", f"{ADAMW} {QUICKLY}", ALL, 1.7),
+        Setting("swin_t", "--model swin_t --patch-size 7 --window-size 2", f"{ADAMW} {QUICKLY}", MAIN, 2.5),
     ),
     seeds=(0, 1, 2),
     all_subnets=False,
@@ -42,7 +42,7 @@ QUICK = Grid(
 
 SHORT = Grid(
     name="short",
-    note="SHORT: 8,000 of the 60,000 training images, 3 epochs: far from trained",
+    note="SHORT: 8,000 of the 60,000 training images, 3 epochs: far from trained; what `quick` is when cut shorter",
     settings=(Setting("resnet18", "--model resnet18", f"{ADAMW} {SHORTLY}", ALL, 1.0),),
     seeds=(0, 1, 2),
     all_subnets=False,

@@ -38,7 +38,9 @@ class Difference:
         return BETTER if self.mean > 0 else WORSE
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ± {self.spread:.2f}"
+        if not self.values:
+            return "–"
+        return f"{self.mean:+.2f}" + (f" ± {self.spread:.2f}" if len(self.values) > 1 else "")
 
 
 @dataclass(frozen=True)
