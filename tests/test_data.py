@@ -164,6 +164,17 @@ def test_folders_that_cannot_be_used_are_named(own_folder, tmp_path):
     assert "no class folders" in refusal(tmp_path / "empty")
 
 
+def test_a_share_of_the_images_is_spread_over_all_of_them(folder):
+    data = load_data(arguments(folder, "--train-images", "6", "--val-images", "4"))
+    assert (data.train.targets.tolist(), data.val.targets.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
+    digits = load_data(arguments("digits", "--train-images", "50", "--val-images", "20", seed=1))
+    assert (len(digits.train), len(digits.val)) == (50, 20)
+    everything, few = (load_data(arguments("digits", *flags)).val for flags in ((), ("--val-images", "20")))
+    assert all(torch.equal(few[number][0], everything[number * len(everything) // 20][0]) for number in range(20))
+    assert "--train-images 15: there are only 14" in refusal(folder, "--train-images", "15")
+    assert "--val-images 0 is out of range" in refusal(folder, "--val-images", "0")
+
+
 def test_without_a_data_path_the_message_says_what_to_give():
     args = arguments("")
     args.data_path = None
