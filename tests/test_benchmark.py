@@ -84,6 +84,18 @@ def test_ratios_come_from_the_samples(content: dict):
     assert made.by_macs("a", "c") is None
 
 
+def test_a_later_run_adds_to_the_file_and_replaces_what_it_measured_again():
+    from tools.bench.results import Group, Results
+
+    def results(skipped: dict, **samples: float) -> Results:
+        groups = [Group("step", title, "m", 1, {"a": [value]}) for title, value in samples.items()]
+        return Results({}, {}, groups, skipped)
+
+    both = results({}, one=1.0, two=1.0).add_to(results({"two, m": "late", "three, m": "late"}, zero=0.0, one=0.0))
+    assert {group.title: group.samples["a"] for group in both.groups} == {"zero": [0.0], "one": [1.0], "two": [1.0]}
+    assert both.skipped == {"three, m": "late"}
+
+
 def test_what_the_budget_leaves_out_is_said():
     process = benchmark(*TINY.split(), "--budget-minutes", 0, "latency")
     assert process.returncode == 0

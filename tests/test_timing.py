@@ -19,8 +19,27 @@ def test_calls_take_turns_and_repeats_are_averaged():
 
 
 def test_ends_when_the_time_is_up_but_not_before_the_least():
-    calls = {"nap": lambda: time.sleep(0.01)}
+    calls = {"nap": busy}
     assert len(take_turns(calls, CPU, Effort(warm_up=0, at_least=3, at_most=10**6, seconds=0))["nap"]) == 3
     measured = take_turns(calls, CPU, Effort(warm_up=0, at_least=1, at_most=2, seconds=60))["nap"]
     assert len(measured) == 2
     assert min(measured) >= 10
+
+
+def test_one_thread_counts_processor_time_and_several_the_clock():
+    once = Effort(warm_up=0, at_least=1, at_most=1)
+    threads = torch.get_num_threads()
+    try:
+        for count, counted in ((1, False), (2, True)):
+            torch.set_num_threads(count)
+            (nap,) = take_turns({"nap": lambda: time.sleep(0.05)}, CPU, once)["nap"]
+            assert (nap >= 50) == counted
+    finally:
+        torch.set_num_threads(threads)
+
+
+def busy() -> None:
+    """Keep a processor busy for 10 ms of its time."""
+    start = time.thread_time()
+    while time.thread_time() - start < 0.01:
+        pass

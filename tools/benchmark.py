@@ -8,27 +8,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from tools.bench import flags
+from utils.files import whole_file
 
 ENOUGH_TO_COMPILE = 150  # seconds; what a network's graphs take, with a margin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = flags.parsed(argv)  # before torch, which takes seconds
-    from tools.bench import report, results
+    from tools.bench import report
 
     if args.report:
-        print(report.markdown(results.Results.of(json.loads(args.report.read_text()))), end="")
+        print(report.markdown(read(args.report)), end="")
         return 0
+    older = read(args.json) if args.json and args.json.exists() else None
     measured = measure(args)
     if measured is None:
         return 0
+    if older:
+        measured = measured.add_to(older)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(measured.content(), indent=1) + "\n")
+        with whole_file(args.json) as file:
+            file.write((json.dumps(measured.content()) + "\n").encode())
     print(report.markdown(measured), end="")
     return 0
+
+
+def read(path: Path):
+    from tools.bench.results import Results
+
+    return Results.of(json.loads(path.read_text()))
 
 
 def measure(args):
@@ -41,8 +53,11 @@ def measure(args):
 
     device = distributed.start(assemble.choose_device(args.device))
     torch.backends.cudnn.benchmark = True
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     settings = {name: str(value) if name in ("json", "report") else value for name, value in vars(args).items()}
     everything = results.Results(results.machine(device), settings)
+    if args.json and args.json.exists() and read(args.json).machine != everything.machine:
+        raise SystemExit(f"--json {args.json}: measured on another machine or with other versions; choose another name")
     started = time.monotonic()
     for what, needs, job in list(jobs(args, device)):
         left = distributed.from_main(60 * args.budget_minutes - (time.monotonic() - started))

@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to measure: `at_most` rounds, or those that fit in `seconds`, but `at_least`; after `warm_up` ones."""
+    """How often to measure: `at_most` rounds, or as many as fit in `seconds`; `at_least`; after `warm_up` rounds."""
 
     warm_up: int = 3
     at_least: int = 5
@@ -50,10 +50,12 @@ def take_turns(
 
 
 def _cpu_ms(call: Callable[[], object], repeats: int) -> float:
-    start = time.perf_counter()
+    """With one thread it is processor time: what others take of the machine does not count."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     for _ in range(repeats):
         call()
-    return 1000 * (time.perf_counter() - start) / repeats
+    return 1000 * (clock() - start) / repeats
 
 
 def _cuda_ms(call: Callable[[], object], repeats: int) -> float:

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=_count, help="of a training step (default: 256 on a GPU, 16 on a CPU)")
     parser.add_argument("--latency-batch", type=_count, default=64, help="beside a batch of 1 (default: 64)")
     parser.add_argument("--eval-batch", type=_count, help="(default: 256 on a GPU, 16 on a CPU)")
+    parser.add_argument("--threads", type=_count, help="of a CPU; with 1, processor time counts (default: all)")
     parser.add_argument("--image-size", type=_count, default=224, metavar="PIXELS", help="(default: 224)")
     parser.add_argument(
         "--compile",
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="start nothing new after that; says what it left out (default: 8)",
     )
     parser.add_argument("--input-images", type=_count, default=64, help="JPEGs of a round of `input` (default: 64)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, settings and every sample")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample; adds to a file of this machine")
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; print the report of such a file")
     return parser
 

@@ -60,6 +60,18 @@ class Results:
                 return group
         return None
 
+    def add_to(self, older: "Results") -> "Results":
+        """Both together; what was measured again replaces what was there."""
+
+        def key(group: Group) -> tuple:
+            return group.title, group.model, group.batch, sorted(group.samples)
+
+        again = [key(group) for group in self.groups]
+        kept = [group for group in older.groups if key(group) not in again]
+        done = {f"{group.title}, {group.model}" for group in self.groups}
+        skipped = {what: why for what, why in older.skipped.items() if what not in done}
+        return Results(self.machine, self.settings, kept + self.groups, skipped | self.skipped)
+
     def content(self) -> dict[str, object]:
         return asdict(self)
 
