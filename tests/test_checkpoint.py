@@ -75,7 +75,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
         f"{source} --data-path {other}": ("bird", "cat"),
         f"{source} --model resnet18": ("mobilenet_v2", "resnet18"),
         f"{source} --no-switchable-norms": ("unexpected",),
-        f"{source} --opt rmsprop --norm-weight-decay 0": ("optimizer",),
+        f"{source} --opt rmsprop": ("RMSprop",),
+        f"{source} --norm-weight-decay 0": ("optimizer",),
     }.items():
         code, _, stderr = run(flags, folder=tmp_path / "new")
         assert code == 2, flags

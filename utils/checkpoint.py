@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how an optimizer computes, not what
 
+KINDS = ("betas", "alpha", "dampening")  # settings that only one kind of optimizer has: AdamW, RMSprop, SGD
+
 
 @dataclass
 class Progress:
@@ -126,6 +128,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any]
     if "progress" not in content:
         saved = _in_our_order(saved, list(content["model"]), groups)
     for ours, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=False):
+        if any((key in ours) != (key in theirs) for key in KINDS):
+            raise ValueError(f"it was not written with {type(optimizer).__name__}")
         theirs.update({key: ours[key] for key in IMPLEMENTATION if key in ours})
     optimizer.load_state_dict(saved)
 
