@@ -19,13 +19,18 @@ def markdown(results: Results) -> str:
 
 def _machine(results: Results) -> str:
     about = results.machine
-    kind = "GPU" if about["device"] == "cuda" else f"{about['threads']} threads, {about['instructions']}"
+    kind = "GPU" if about["device"] == "cuda" else f"{about['instructions']}, {_threads(about['threads'])}"
     versions = f"torch {about['torch']}, torchvision {about['torchvision']}, Python {about['python']}"
     return (
         f"{about['name']} ({kind}), {versions}. Medians of calls that took turns, quartiles in brackets; a ratio is "
         "the median of the rounds' ratios. *By MACs*: what it would be if time were proportional to "
         "multiply-accumulates."
     )
+
+
+def _threads(count: int) -> str:
+    """With one thread processor time is counted (see utils.timing)."""
+    return "1 thread, its processor time" if count == 1 else f"{count} threads"
 
 
 def _table_of_targets(rows: list[Verdict]) -> str:

@@ -1,5 +1,6 @@
 """Training steps, in turn: ours as the training command makes it, the plain network alone, the reference's way."""
 
+import copy
 import gc
 import tempfile
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import train_adn
@@ -150,8 +152,19 @@ def _with_peak(maker: Callable[[], Callable], device: torch.device) -> tuple[Cal
 
 
 def _macs(setup: Setup, names: list[str]) -> dict[str, int]:
-    """Of one image, forward; a backward pass is in proportion."""
+    """Of one image, forward; a backward pass is in proportion. Our step runs what both networks begin with once."""
     model = models.build(setup.model, num_classes=CLASSES, image_size=setup.size)
     alone = models.cost(model, model.super_net, setup.size).macs
     both = alone + models.cost(model, model.base_net, setup.size).macs
-    return {name: alone if name.startswith("plain") else both for name in names}
+    shared = macs_of(model, "embed", setup.size)
+    kinds = {"plain": alone, "ours": both - shared, "reference": both}
+    return {name: kinds[name.split()[0]] for name in names}
+
+
+def macs_of(model: nn.Module, method: str, size: int) -> int:
+    """Multiply-accumulates of a method on one image."""
+    images = torch.empty(1, 3, size, size, device="meta", requires_grad=True)
+    # with gradients, attention is counted (see models.cost)
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        getattr(copy.deepcopy(model).eval().to("meta"), method)(images)
+    return counter.get_total_flops() // 2

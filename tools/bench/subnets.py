@@ -7,13 +7,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 import models
 from tools.bench.reference import convolutional
 from tools.bench.results import Group
-from tools.bench.step import Setup, build, random_batch
+from tools.bench.step import Setup, build, macs_of, random_batch
 from utils.timing import Effort, take_turns
 
 LATENCY, SINGLE, ALL, SWITCHING = "latency", "latency, batch 1", "all sub-networks", "switching"
@@ -118,17 +117,8 @@ def everything(setup: Setup, batch: int, effort: Effort) -> Group:
         "reference's runs": reference_runs,
     }
     apart = sum(models.cost(model, skip, setup.size).macs for skip in skips)
-    macs = {"tree": tree_macs(model, setup.size), "separate runs": apart, "reference's runs": apart}
+    macs = {"tree": macs_of(model, "forward_all", setup.size), "separate runs": apart, "reference's runs": apart}
     return caller.group(ALL, calls, effort, macs)
-
-
-def tree_macs(model: nn.Module, size: int) -> int:
-    """Multiply-accumulates of the tree walk for one image."""
-    meta = copy.deepcopy(model).to("meta")
-    # with gradients, attention is counted (see models.cost)
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        meta.forward_all(torch.empty(1, 3, size, size, device="meta", requires_grad=True))
-    return counter.get_total_flops() // 2
 
 
 def switching(setup: Setup, effort: Effort) -> Group:
