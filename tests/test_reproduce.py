@@ -91,23 +91,26 @@ def test_every_claim_can_hold_and_fail():
     without = {"labels": lower(GOOD, [1, 2, 2]), "shared_norms": lower(GOOD, [2, 2, 1])}
     both = {"labels_shared_norms": lower(GOOD, [3, 3, 4])}
     good = made_up(adn=GOOD, **alone, **without, **both)
-    good["steps"] = [{"setting": "made-up", "milliseconds": {"adn": [15, 16], "super": [10, 10], "base": [7, 7]}}]
-    assert holds(good) == {1: "yes", 2: "yes", 3: "yes", 4: "yes", 5: "yes"}
+    rounds = {"adn": [15, 16], "super": [10, 10], "base": [7, 7]}
+    good["steps"] = [{"setting": "made-up", "machine": "an abacus", "threads": 1, "milliseconds": rounds}]
+    assert holds(good) == {0: "yes", 1: "yes", 2: "yes", 3: "yes", 4: "yes", 5: "yes"}
 
-    alone = {"super": [{"FF": row["FF"] + 1} for row in GOOD], "base": [{"TT": row["TT"] + 1} for row in GOOD]}
+    alone = {"super": [{"FF": row["FF"] + 1} for row in GOOD], "base": [{"TT": row["TT"] + 6} for row in GOOD]}
     sagging = [{**row, "FT": row["TT"] - 3 - 0.1 * seed} for seed, row in enumerate(GOOD)]
     bad = made_up(
         adn_seconds=190, adn=sagging, **alone, labels=sagging, shared_norms=lower(sagging, [-1, -1, -2]), **both
     )
-    assert holds(bad) == {1: "no", 2: "no", 3: "no", 4: "no", 5: "no"}
+    assert holds(bad) == {0: "no", 1: "no", 2: "no", 3: "no", 4: "no", 5: "no"}
+    assert "premise is not met" in report.markdown([bad], "pictures")
+    assert "premise is not met" not in report.markdown([good], "pictures")
 
 
 def test_half_an_answer_and_no_answer():
     part = made_up(
         adn=GOOD, labels=lower(GOOD, [1, 2, 2]), shared_norms=GOOD, labels_shared_norms=lower(GOOD, [1, 2, 2])
     )
-    assert holds(part) == {1: UNKNOWN, 2: UNKNOWN, 3: "yes", 4: "in part", 5: UNKNOWN}
-    assert holds(made_up(super=[{"FF": 80}])) == {1: UNKNOWN, 2: UNKNOWN, 3: UNKNOWN, 5: UNKNOWN}
+    assert holds(part) == {0: UNKNOWN, 1: UNKNOWN, 2: UNKNOWN, 3: "yes", 4: "in part", 5: UNKNOWN}
+    assert holds(made_up(super=[{"FF": 80}])) == {0: UNKNOWN, 1: UNKNOWN, 2: UNKNOWN, 3: UNKNOWN, 5: UNKNOWN}
 
 
 def test_differences_are_paired_by_seed():

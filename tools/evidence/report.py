@@ -56,13 +56,16 @@ def _opening(results: dict[str, Any]) -> str:
 
 
 def _summary(claims: list[Claim]) -> str:
-    """Which claims hold here, in one line."""
-    numbers = {
-        answer: ", ".join(str(claim.number) for claim in claims if claim.holds == answer)
-        for answer in ("yes", "in part", "no", verdicts.UNKNOWN)
-    }
+    """Which claims hold here, in one line, and whether the setting is one to ask them in."""
     said = {"yes": "reproduced", "in part": "in part", "no": "**not reproduced**", verdicts.UNKNOWN: "undecided"}
-    return "Claims " + "; ".join(f"{said[answer]}: {found}" for answer, found in numbers.items() if found) + "."
+    numbers = {answer: [str(c.number) for c in claims if c.number and c.holds == answer] for answer in said}
+    summary = "; ".join(f"{said[answer]}: {', '.join(found)}" for answer, found in numbers.items() if found)
+    if any(claim.number == verdicts.PREMISE and claim.holds == "no" for claim in claims):
+        summary += (
+            ". The premise is not met: so little trained, the deeper network is no better than the shallower one even "
+            "alone, so that 1 to 4 say how the method starts, not where it arrives"
+        )
+    return f"Claims {summary}."
 
 
 def _accuracy_table(accuracies: Accuracies) -> str:
@@ -91,7 +94,8 @@ def _claims_table(claims: list[Claim]) -> str:
     lines = ["| claim of the paper | holds here | measured | difference | verdict |", "|---|---|---|---|---|"]
     for claim in claims:
         for number, difference in enumerate(claim.differences or (Difference("not measured", ()),)):
-            head = (f"{claim.number}. {claim.text}", f"**{claim.holds}**") if number == 0 else ("", "")
+            text = f"{claim.number}. {claim.text}" if claim.number else claim.text
+            head = (text, f"**{claim.holds}**") if number == 0 else ("", "")
             lines.append(f"| {head[0]} | {head[1]} | {difference.label} | {difference} | {difference.verdict} |")
     return "\n".join(lines)
 

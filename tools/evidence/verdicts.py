@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FEWEST = 3  # seeds for any claim
+PREMISE = 0  # its number among the claims
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "too few seeds"
 
 
@@ -103,14 +104,22 @@ def super_and_base(names: Sequence[str]) -> tuple[str, str]:
 
 
 def claims(results: dict[str, Any], setting: str) -> list[Claim]:
-    """Those of the five that the setting's results speak about."""
+    """Those of the five that the setting's results speak about, after their premise."""
     accuracies = Accuracies(results["runs"], setting)
     timed = [entry["milliseconds"] for entry in results["steps"] if entry["setting"] == setting]
-    found = [at_least_as_good(accuracies), base_as_good(accuracies), graceful(accuracies)]
+    found = [premise(accuracies), at_least_as_good(accuracies), base_as_good(accuracies), graceful(accuracies)]
     if accuracies.seeds("labels"):
         found.append(both_needed(accuracies))
     found.append(cheaper(accuracies, timed))
     return found
+
+
+def premise(accuracies: Accuracies) -> Claim:
+    """Without it a setting is none to test the paper in: its networks are too small, or trained too little."""
+    whole, half = super_and_base(accuracies.names("adn"))
+    difference = accuracies.difference("super-net alone - base-net alone", ("super", whole), ("base", half))
+    holds = {BETTER: "yes", UNKNOWN: UNKNOWN}.get(difference.verdict, "no")
+    return Claim(PREMISE, "Premise: depth pays, in networks trained alone", (difference,), holds)
 
 
 def at_least_as_good(accuracies: Accuracies) -> Claim:
