@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 TINY = Setting(
     "tiny",
     "--model regnet_y_400mf",
-    "--data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --train-images 300 --epochs 4 "
-    "--batch-size 60 --workers 0",
+    "--data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --train-images 240 "
+    "--val-images 50 --epochs 3 --batch-size 60 --workers 0",
     ("adn", "base"),
     0.1,
 )
@@ -172,7 +172,7 @@ def test_a_run_killed_and_a_grid_stopped_go_on(tmp_path):
     [result] = results["runs"]
     assert len(result["subnets"]) == 2**3  # this network has three stages
     assert all(row["top1"] > 0 and row["gmacs"] > 0 for row in result["subnets"].values())
-    assert result["epochs"] == 4
+    assert result["epochs"] == 3
     assert result["seconds"]["cpu"] > 0
     assert str(tmp_path) not in written.read_text()
     assert str(ROOT) not in written.read_text()

@@ -40,4 +40,4 @@ def read(results: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}: cannot be read ({error})") from None
         if "grid" in content and "runs" in content:
             found.append(content)
-    return sorted(found, key=lambda content: ("full", "quick", "short").index(content["grid"]))
+    return sorted(found, key=lambda content: -content["planned"])
