@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if distributed.first_to_say(str(error)):
             print(f"train_adn.py: error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError:
+        if not distributed.another_failed():
+            raise
+        return 2
     finally:
         distributed.stop()
 

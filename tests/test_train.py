@@ -246,6 +246,18 @@ def test_processes_report_a_mistake_once(data, tmp_path):
     assert len(lines) == 1
 
 
+def test_a_mistake_that_one_process_meets_is_reported_once(data, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    (broken / "train/cat/0.JPEG").write_bytes(b"\xff\xd8 no image")
+    flags = ["--model", "mobilenet_v2", *SMALL.split(), "--data-path", broken, "--output-dir", tmp_path / "out"]
+    done = launch("train_adn.py", *flags, processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("train_adn.py: error") == 1
+    assert "cannot decode" in done.stderr
+    assert "[rank" not in done.stderr  # no traceback of the process that lost its partner
+
+
 def test_a_run_leaves_its_arguments_versions_and_commit(run, tmp_path):
     assert run("--seed 5")[0] == 0
     content = json.loads((tmp_path / "out/run.json").read_text())

@@ -19,6 +19,7 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
+FAILED = "failed"  # key in the processes' common store
 
 
 def rank() -> int:
@@ -149,6 +150,16 @@ def first_to_say(message: str) -> bool:
     if world_size() == 1:
         return True
     try:
-        return dist.distributed_c10d._get_default_store().add(f"said:{message}", 1) == 1
+        store = dist.distributed_c10d._get_default_store()
+        store.set(FAILED, message)
+        return store.add(f"said:{message}", 1) == 1
     except RuntimeError:  # the store went with the process that kept it
         return True
+
+
+def another_failed() -> bool:
+    """Whether another process has ended with an error it told of: then a lost connection is no news."""
+    try:
+        return world_size() > 1 and dist.distributed_c10d._get_default_store().check([FAILED])
+    except RuntimeError:
+        return False
