@@ -54,7 +54,7 @@ def measure(args):
     device = distributed.start(assemble.choose_device(args.device))
     torch.backends.cudnn.benchmark = True
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    settings = {name: str(value) if name in ("json", "report") else value for name, value in vars(args).items()}
+    settings = {name: value for name, value in vars(args).items() if name not in ("json", "report")}
     everything = results.Results(results.machine(device), settings)
     if args.json and args.json.exists() and read(args.json).machine != everything.machine:
         raise SystemExit(f"--json {args.json}: measured on another machine or with other versions; choose another name")
