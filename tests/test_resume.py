@@ -126,3 +126,24 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_75(data, tmp_path, proc
     saved = content(tmp_path / "run")["progress"]
     assert (saved["epoch"], saved["step"]) >= (0, 2)
     assert saved["samples"] == saved["step"] * 4 * processes
+
+
+def test_torchrun_starts_a_run_again_that_lost_a_process(data, tmp_path):
+    """No --resume: that the launcher started it again is enough."""
+    flags = [flag for flag in arguments(data, tmp_path, 0) if flag not in ("--resume", "auto")]
+    line = command(*flags, processes=2)
+    line.insert(line.index("--standalone"), "--max-restarts=1")
+    with open(tmp_path / "output.txt", "w") as output:
+        launcher = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoint.pth").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert launcher.wait(timeout=200) == 0
+    finally:
+        launcher.kill()
+    said = (tmp_path / "output.txt").read_text()
+    assert "Resumed" in said
+    assert "Done:" in said

@@ -48,9 +48,18 @@ def start(device: torch.device, dist_url: str = "env://", expected: int = 1) -> 
             return device
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     url = dist_url if dist_url != "env://" or "MASTER_ADDR" in os.environ else _slurm_url()
-    dist.init_process_group(backend, init_method=url, world_size=size, rank=number, timeout=TIMEOUT)
+    store, _, _ = next(dist.rendezvous(url, rank=number, world_size=size, timeout=TIMEOUT))
+    dist.init_process_group(backend, store=_of_this_start(store), world_size=size, rank=number, timeout=TIMEOUT)
     atexit.register(stop)
     return device
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """torchrun keeps one store over its restarts: the addresses of the processes that died must not be found in it."""
+    env = os.environ
+    if env.get("LOCAL_WORLD_SIZE") != env.get("WORLD_SIZE"):  # machines count their restarts each for itself
+        return store
+    return dist.PrefixStore(f"start_{env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def stop() -> None:
