@@ -141,6 +141,7 @@ def with_sync_bn(model: models.AdaptiveDepth, device: torch.device) -> models.Ad
 def resume(state: checkpoint.State) -> None:
     """Continue where --resume says, or, in a run that its launcher started again, where it had come to."""
     args, folder = state.args, Path(state.args.output_dir)
+    distributed.on_main(lambda: checkpoint.remove_leftovers(folder))
     wish = args.resume or ("auto" if distributed.restarted() else "")
     path = Path(wish)
     if wish == "auto":

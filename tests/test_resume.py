@@ -133,6 +133,8 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(data, tmp_path):
     flags = [flag for flag in arguments(data, tmp_path, 0) if flag not in ("--resume", "auto")]
     line = command(*flags, processes=2)
     line.insert(line.index("--standalone"), "--max-restarts=1")
+    leftover = tmp_path / ".checkpoint.pth.1.tmp"  # of a run that was killed while it wrote
+    leftover.touch()
     with open(tmp_path / "output.txt", "w") as output:
         launcher = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
     try:
@@ -144,6 +146,7 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(data, tmp_path):
         assert launcher.wait(timeout=200) == 0
     finally:
         launcher.kill()
+    assert not leftover.exists()
     said = (tmp_path / "output.txt").read_text()
     assert "Resumed" in said
     assert "Done:" in said
