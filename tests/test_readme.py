@@ -9,6 +9,7 @@ import torch
 import models
 from tests.recipes import README
 from tools import readme
+from tools.sections import section
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -52,4 +53,4 @@ def test_every_file_it_names_is_there() -> None:
 
 @pytest.mark.parametrize("name", readme.SECTIONS)
 def test_a_section_is_what_its_source_says(name: str) -> None:
-    assert readme.section(README, name) == readme.SECTIONS[name]().strip()
+    assert section(README, name) == readme.SECTIONS[name]().strip()

@@ -19,6 +19,7 @@ from tools.evidence.grids import FULL, QUICK, SHORT
 from tools.evidence.runner import LOG, Executor, Failed, finished
 from tools.evidence.steps import measure
 from tools.evidence.verdicts import BETTER, SAME, UNKNOWN, WORSE, Accuracies, Difference
+from tools.sections import put, section
 from utils.arguments import parser
 from utils.errors import UserError
 from utils.timing import Effort
@@ -127,16 +128,16 @@ def test_the_report_holds_the_numbers_and_is_put_between_its_markers(tmp_path):
     assert "81.00 ± 1.00" in text
     assert "+1.50 ± 1.00" in text
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.write(text, readme)
-    assert report.between_markers(readme) == text
+    readme.write_text("before\n<!-- reproduce:begin -->\nold\n<!-- reproduce:end -->\nafter\n")
+    put(readme, report.SECTION, text)
+    assert section(readme, report.SECTION) == text
     assert readme.read_text().startswith("before\n")
     assert readme.read_text().endswith("after\n")
     named = set(re.findall(r"pictures/(\S+\.png)", text))
     assert {path.name for path in drawings.draw(results, "made-up", tmp_path)} == named
     readme.write_text("no markers")
-    with pytest.raises(UserError, match="no place for the report"):
-        report.write(text, readme)
+    with pytest.raises(UserError, match="has no section reproduce"):
+        put(readme, report.SECTION, text)
 
 
 @pytest.mark.parametrize("grid", [FULL, QUICK, SHORT])
@@ -210,7 +211,7 @@ def test_readme_and_results_agree():
     """No number of the README is typed by hand: it is what the report makes of the results files."""
     grids = collect.read(ROOT / "results")
     assert grids
-    assert report.between_markers(ROOT / "README.md") == report.markdown(grids, "results")
+    assert section(ROOT / "README.md", report.SECTION) == report.markdown(grids, "results")
 
 
 def test_results_say_what_made_them_and_nothing_of_the_machine():

@@ -20,6 +20,7 @@ from tools.evidence import collect, drawings, report
 from tools.evidence.grid import Grid
 from tools.evidence.grids import FULL, QUICK, SHORT
 from tools.evidence.runner import ROOT, Executor, Failed, finished
+from tools.sections import put
 from utils.errors import UserError
 from utils.files import whole_file
 
@@ -133,7 +134,7 @@ def write_report(args: argparse.Namespace) -> int:
         for results in grids:
             for setting in report.settings(results):
                 drawings.draw(results, setting, args.results)
-    report.write(report.markdown(grids, "results"), args.readme)
+    put(args.readme, report.SECTION, report.markdown(grids, "results"))
     print(f"written: {args.readme}, pictures in {args.results}")
     return 0
 

@@ -1,16 +1,13 @@
 """Results as Markdown, for results/README.md and for the README between two markers. No number is typed by hand."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from tools.evidence import verdicts
 from tools.evidence.grid import METHODS
 from tools.evidence.verdicts import Accuracies, Claim, Difference
-from utils.errors import UserError
-from utils.files import whole_file
 
-BEGIN, END = "<!-- reproduce:begin -->", "<!-- reproduce:end -->"
+SECTION = "reproduce"  # of the README
 
 
 def markdown(grids: list[dict[str, Any]], pictures: str) -> str:
@@ -123,17 +120,3 @@ def _step_table(results: dict[str, Any]) -> str:
         f"Steps of the methods took turns; the median of the rounds' ratios, mean ± deviation over seeds ({machines})."
     )
     return "\n".join(lines) + f"\n\n{note}"
-
-
-def write(text: str, path: Path) -> None:
-    """Put the report between the markers of a file, whatever stood there."""
-    old = path.read_text()
-    if old.count(BEGIN) != 1 or old.count(END) != 1:
-        raise UserError(f"{path}: has no place for the report, the lines {BEGIN} and {END}")
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    with whole_file(path) as file:
-        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
-
-
-def between_markers(path: Path) -> str:
-    return path.read_text().split(BEGIN)[1].split(END)[0].strip()
