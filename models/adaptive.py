@@ -23,6 +23,7 @@ from torchvision.ops import StochasticDepth
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 Skip = tuple[bool, ...]
+Entered = tuple[Tensor, ...]  # the input of a stage, and what its first block's `entry` made of it
 
 
 def mandatory_count(length: int) -> int:
@@ -31,8 +32,13 @@ def mandatory_count(length: int) -> int:
 
 
 class Mandatory(nn.Module):
-    """Put before a torchvision class: its own forward, run with the module's norms or, if `skip`, its skip norms."""
+    """Put before a torchvision class: its own forward, run with the module's norms or, if `skip`, its skip norms.
 
+    `entry` names the parts that run on the block's input itself. Those without a twin do the same under both flags, so
+    `enter` may run them once for both, and `forward` then takes what it made in the place of the input.
+    """
+
+    entry: ClassVar[tuple[str, ...]] = ()
     adaptive_class_of: ClassVar[dict[type, type]] = {}
     plain: type[nn.Module]
 
@@ -40,29 +46,48 @@ class Mandatory(nn.Module):
         cls.plain = cls.__bases__[1]
         cls.adaptive_class_of.setdefault(cls.plain, cls)
 
-    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
-        return self.plain.forward(SkipView(self) if skip else self, x)
+    def forward(self, x: Tensor | Entered, skip: bool = False) -> Tensor:
+        if isinstance(x, tuple):
+            x, *made = x
+            return self.plain.forward(View(self, skip, dict(zip(self.entry_parts(), made, strict=True))), x)
+        return self.plain.forward(View(self, skip) if skip else self, x)
+
+    def entry_parts(self) -> dict[str, nn.Module]:
+        """The parts that `entry` names, but for those that know `skip`."""
+        parts = {name: getattr(self, name) for name in self.entry if f"{name}_skip" not in self._modules}
+        return {name: part for name, part in parts.items() if part is not None and not isinstance(part, Mandatory)}
+
+    def enter(self, x: Tensor) -> Tensor | Entered:
+        made = tuple(part(x) for part in self.entry_parts().values())
+        return (x, *made) if made else x
 
 
-class SkipView:
-    """A mandatory module as its forward sees it under `skip`: `name` means `name_skip` where there is one."""
+class View:
+    """A mandatory module as its own forward sees it: under `skip`, `name` means `name_skip` where there is one.
 
-    def __init__(self, module: nn.Module) -> None:
+    A part whose output is `made` already gives that.
+    """
+
+    def __init__(self, module: nn.Module, skip: bool, made: dict[str, Tensor] | None = None) -> None:
         self._module = module
+        self._skip = skip
+        self._made = made or {}
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._made:
+            return lambda _: self._made[name]
         children = self._module._modules
-        if name + "_skip" in children:
+        if self._skip and name + "_skip" in children:
             return children[name + "_skip"]
         child = getattr(self._module, name)
-        return partial(child, skip=True) if isinstance(child, Mandatory) else child
+        return partial(child, skip=self._skip) if isinstance(child, Mandatory) else child
 
 
 class MandatorySequential(Mandatory, nn.Sequential):
     """A chain inside a mandatory block. The twins that lie among its entries are not steps of their own."""
 
     def forward(self, x: Tensor, skip: bool = False) -> Tensor:
-        view = SkipView(self) if skip else self
+        view = View(self, skip)
         for name in self._modules:
             if not name.endswith("_skip"):
                 x = getattr(view, name)(x)
@@ -72,11 +97,14 @@ class MandatorySequential(Mandatory, nn.Sequential):
 class Stage(Mandatory, nn.Sequential):
     """A stage: mandatory blocks take `skip`, the others run only without it. It is part of every network itself."""
 
-    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
+    def forward(self, x: Tensor | Entered, skip: bool = False) -> Tensor:
         return run(self, x, skip)
 
+    def entry_parts(self) -> dict[str, nn.Module]:
+        return self[0].entry_parts()
 
-def run(path: Iterable[nn.Module], x: Tensor, skip: bool) -> Tensor:
+
+def run(path: Iterable[nn.Module], x: Tensor | Entered, skip: bool) -> Tensor:
     """What skipping means."""
     for module in path:
         if isinstance(module, Mandatory):
@@ -139,7 +167,11 @@ class AdaptiveDepth(nn.Module):
         """A stage's output h^s as B, C, H, W."""
         return x
 
-    def _run_path(self, s: int, skip: bool, x: Tensor) -> Tensor:
+    def _enter(self, s: int, x: Tensor) -> Tensor | Entered:
+        """What stage s does under either flag, for those who run it under both."""
+        return self._paths()[s][0].enter(x)
+
+    def _run_path(self, s: int, skip: bool, x: Tensor | Entered) -> Tensor:
         return run(self._paths()[s], x, skip)
 
     @property
@@ -160,14 +192,21 @@ class AdaptiveDepth(nn.Module):
         return list(itertools.product((False, True), repeat=self.num_skippable_stages))
 
     def forward(
-        self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False, embedded: bool = False
+        self,
+        x: Tensor | Entered,
+        skip: Sequence[bool] | None = None,
+        return_features: bool = False,
+        embedded: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N.
 
         `embedded`: x is not images but what `embed` made of them.
         """
         skip = self.checked(skip)
-        x = x if embedded else self._embed(x)
+        if not embedded:
+            x = self._embed(x)
+        elif len(x) == 1:
+            (x,) = x
         features = []
         for s, flag in enumerate(skip):
             x = self._run_path(s, flag, x)
@@ -176,28 +215,28 @@ class AdaptiveDepth(nn.Module):
         logits = self._classify(x, skip[-1])
         return (logits, features) if return_features else logits
 
-    def embed(self, x: Tensor, networks: int = 1) -> Tensor:
+    def embed(self, x: Tensor, networks: int = 1) -> Entered:
         """What all sub-networks compute first. In training, running statistics move as if `networks` had run it."""
-        if networks == 1 or not self.training:
-            return self._embed(x)
-        norms = self._embedding_norms()
+        norms = self._embedding_norms() if self.training and networks > 1 else []
         before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
-        x = self._embed(x)
+        x = self._enter(0, self._embed(x))
         for norm, old in zip(norms, before, strict=True):
             # every run on the same batch leaves 1 - momentum of the distance to that batch's statistics
             further = (1 - (1 - norm.momentum) ** networks) / norm.momentum
             for value, start in zip((norm.running_mean, norm.running_var), old, strict=True):
                 value.data.copy_(start.lerp(value, further))  # .data: the backward pass does not read them in training
             norm.num_batches_tracked += networks - 1
-        return x
+        return x if isinstance(x, tuple) else (x,)
 
     def _embedding_norms(self) -> list[nn.Module]:
-        """The batch norms before the first stage."""
+        """The batch norms that `embed` runs."""
         behind = {part for path in (*self._paths(), self._tail()) for module in path for part in module.modules()}
-        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in behind]
+        entered = {part for module in self._paths()[0][0].entry_parts().values() for part in module.modules()}
+        before = [module for module in self.modules() if module not in behind or module in entered]
+        return [module for module in before if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     def forward_all(self, x: Tensor, subnets: Sequence[Sequence[bool]] | None = None) -> dict[Skip, Tensor]:
-        """Logits of many sub-networks (None: all of them), walking the tree of stages: each common prefix runs once."""
+        """Logits of many sub-networks (None: all of them), walking the tree of stages: what several share runs once."""
         wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
         prefixes = {skip[:s] for skip in wanted for s in range(self.num_skippable_stages + 1)}
         logits: dict[Skip, Tensor] = {}
@@ -206,9 +245,11 @@ class AdaptiveDepth(nn.Module):
             if len(prefix) == self.num_skippable_stages:
                 logits[prefix] = self._classify(x, prefix[-1])
                 return
-            for flag in (False, True):
-                if (*prefix, flag) in prefixes:
-                    walk((*prefix, flag), self._run_path(len(prefix), flag, x))
+            s = len(prefix)
+            flags = [flag for flag in (False, True) if (*prefix, flag) in prefixes]
+            entered = self._enter(s, x) if len(flags) == 2 else x
+            for flag in flags:
+                walk((*prefix, flag), self._run_path(s, flag, entered))
 
         walk((), self._embed(x))
         return {skip: logits[skip] for skip in wanted}
@@ -238,12 +279,13 @@ class AdaptiveDepth(nn.Module):
             for flag in (False, True)
         }
         self._run_path = partial(_run_compiled, compiled)
+        self._enter = _not_entered  # a graph of the whole sub-path is worth more
         self._embed = torch.compile(self._embed, **options)
         self._classify = torch.compile(self._classify, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are not compiled."""
-        compiled = ("_run_path", "_embed", "_classify")
+        compiled = ("_run_path", "_enter", "_embed", "_classify")
         return {name: value for name, value in self.__dict__.items() if name not in compiled}
 
 
@@ -257,3 +299,7 @@ def _path_function(path: Sequence[nn.Module], skip: bool, name: str) -> Any:
 
 def _run_compiled(compiled: dict[tuple[int, bool], Any], s: int, skip: bool, x: Tensor) -> Tensor:
     return compiled[s, skip](x)
+
+
+def _not_entered(s: int, x: Tensor) -> Tensor:
+    return x

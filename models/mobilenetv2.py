@@ -34,6 +34,8 @@ class ConvNorm(nn.Module):
 class MandatoryConvNorm(Mandatory, ConvNorm):
     """norm has a twin."""
 
+    entry = ("conv_layer",)
+
 
 class MandatoryInvertedResidual(Mandatory, mobilenetv2.InvertedResidual):
     """Each of its units' norms has a twin."""

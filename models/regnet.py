@@ -19,6 +19,8 @@ from .registry import network
 class MandatoryRegNetBlock(Mandatory, regnet.ResBottleneckBlock):
     """The norms of a, b and c have twins."""
 
+    entry = ("proj",)
+
 
 class MandatoryTransform(MandatorySequential, regnet.BottleneckTransform):
     """A chain of mandatory units."""

@@ -18,9 +18,13 @@ from .registry import network
 class MandatoryBasicBlock(Mandatory, resnet.BasicBlock):
     """bn1 and bn2 have twins."""
 
+    entry = ("conv1", "downsample")
+
 
 class MandatoryBottleneck(Mandatory, resnet.Bottleneck):
     """bn1, bn2 and bn3 have twins."""
+
+    entry = ("conv1", "downsample")
 
 
 class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):

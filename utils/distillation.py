@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -113,7 +114,7 @@ class TrainingStep:
         results = []
         with self.autocast():
             shared = self.model.embed(images, networks=len(self.passes))
-        start = shared.detach().requires_grad_(shared.requires_grad)
+        start = tuple(h.detach().requires_grad_(h.requires_grad) for h in shared)
         for number, this in enumerate(self.passes):
             with self.autocast():
                 outputs = self._forward(start, this, number)
@@ -123,11 +124,12 @@ class TrainingStep:
             if number in self.teachers:
                 kept[number] = detached
             results.append(PassResult(loss.detach(), detached.logits))
-        if shared.requires_grad:
-            shared.backward(start.grad)
+        gathered = [(h, begin.grad) for h, begin in zip(shared, start, strict=True) if begin.grad is not None]
+        if gathered:
+            torch.autograd.backward(*zip(*gathered, strict=True))
         return results
 
-    def _forward(self, start: Tensor, this: Pass, number: int) -> Outputs:
+    def _forward(self, start: tuple[Tensor, ...], this: Pass, number: int) -> Outputs:
         if self.distillation.features and (number in self.teachers or this.target != LABELS):
             logits, features = self.model(start, this.subnet, return_features=True, embedded=True)
             return Outputs(logits, [feature.mean(dim=(2, 3)) for feature in features])

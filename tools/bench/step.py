@@ -43,11 +43,11 @@ class Alone(nn.Module):
         super().__init__()
         self.plain = plain
 
-    def embed(self, x: Tensor, networks: int = 1) -> Tensor:
-        return x
+    def embed(self, x: Tensor, networks: int = 1) -> tuple[Tensor]:
+        return (x,)
 
-    def forward(self, x: Tensor, skip: Sequence[bool] | None = None, embedded: bool = False) -> Tensor:
-        return self.plain(x)
+    def forward(self, x: tuple[Tensor], skip: Sequence[bool] | None = None, embedded: bool = True) -> Tensor:
+        return self.plain(x[0])
 
     def compile(self) -> None:
         self.plain.compile()
