@@ -21,6 +21,7 @@ from .resnet import (
     resnext50_32x4d,
     wide_resnet50_2,
 )
+from .resnet_small import resnet20, resnet32, resnet56
 from .skip_cfg import parse_skips
 from .subnet import Cost, cost, extract, subnet_name
 from .swin_transformer import swin_b, swin_s, swin_t, swin_v2_b, swin_v2_s, swin_v2_t
@@ -48,9 +49,12 @@ __all__ = [
     "regnet_y_3_2gf",
     "regnet_y_400mf",
     "resnet18",
+    "resnet20",
+    "resnet32",
     "resnet34",
     "resnet50",
     "resnet50vd",
+    "resnet56",
     "resnet101",
     "resnet101vd",
     "resnet152",

@@ -6,6 +6,7 @@ import gzip
 import json
 import pickle
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torchvision
 from torch import nn
 
 import models
+from models.resnet_small import SmallResNet
 from tests.filled import filled, images
 from tests.tiny import SIZE, TINY, batch, tiny
 
@@ -23,6 +25,8 @@ MANIFEST = json.loads(gzip.decompress((GOLDEN / "manifest.json.gz").read_bytes()
 LOGITS = json.loads((GOLDEN / "logits.json").read_text())
 # what the fine-tuning of a plain network starts from; vd variants do not exist there
 PLAIN = [name for name in TINY if hasattr(torchvision.models, name)]
+# what torchvision does not have
+PLAIN_OF = {f"resnet{6 * n + 2}": partial(SmallResNet, n) for n in (3, 5, 9)}
 
 
 @pytest.fixture(params=TINY, scope="module")
@@ -75,7 +79,7 @@ def test_every_network_is_the_plain_one_plus_twins(name: str) -> None:
         "cpu" if name.startswith("regnet") else "meta"
     ):  # torchvision's RegNet computes in its constructor
         model = models.build(name)
-        plain = getattr(torchvision.models, name.replace("vd", ""))()
+        plain = PLAIN_OF[name]() if name in PLAIN_OF else getattr(torchvision.models, name.replace("vd", ""))()
     twins = sum(p.numel() for key, p in model.named_parameters() if "_skip." in key)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + twins
     assert models.cost(model).parameters == sum(p.numel() for p in plain.parameters())
@@ -283,11 +287,12 @@ def test_all_subnetworks_run_compiled(name: str) -> None:
 
 
 def test_small_stems_keep_small_images() -> None:
-    for name in ("resnet18", "mobilenet_v2", "convnext_tiny", "regnet_y_400mf"):
-        model = models.build(name, num_classes=10, stem="small").eval()
+    for name in ("resnet18", "mobilenet_v2", "convnext_tiny", "regnet_y_400mf", "resnet20"):
+        stem = {} if name == "resnet20" else {"stem": "small"}  # it has no other
+        model = models.build(name, num_classes=10, **stem).eval()
         logits, features = model(torch.randn(1, 3, 32, 32), None, return_features=True)
         assert logits.shape == (1, 10)
-        assert features[-1].shape[-1] == 4
+        assert features[-1].shape[-1] == (8 if name == "resnet20" else 4)
 
 
 def test_without_switchable_norms_there_are_no_twins() -> None:

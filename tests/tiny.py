@@ -10,6 +10,7 @@ TINY = {
     "resnet50": {},
     "resnet50vd": {},
     "resnext50_32x4d": {},
+    "resnet20": {"width": 8},
     "mobilenet_v2": {"width_mult": 0.5},
     "vit_b_16": {"image_size": 32, "patch_size": 8, "hidden_dim": 32, "num_heads": 2, "mlp_dim": 64},
     "swin_t": {"embed_dim": 12, "num_heads": [1, 2, 3, 4]},
