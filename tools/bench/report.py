@@ -19,7 +19,8 @@ def markdown(results: Results) -> str:
 
 def _machine(results: Results) -> str:
     about = results.machine
-    kind = "GPU" if about["device"] == "cuda" else f"{about['instructions']}, {_threads(about['threads'])}"
+    allocator = "".join(f", {name}={value}" for name, value in about["allocator"].items())
+    kind = "GPU" if about["device"] == "cuda" else f"{about['instructions']}, {_threads(about['threads'])}{allocator}"
     versions = f"torch {about['torch']}, torchvision {about['torchvision']}, Python {about['python']}"
     return (
         f"{about['name']} ({kind}), {versions}. Medians of calls that took turns, quartiles in brackets; a ratio is "
