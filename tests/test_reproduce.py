@@ -15,7 +15,7 @@ import pytest
 from tools import reproduce
 from tools.evidence import collect, drawings, report, verdicts
 from tools.evidence.grid import Grid, Run, Setting
-from tools.evidence.grids import FULL, QUICK, SHORT
+from tools.evidence.grids import FULL, QUICK
 from tools.evidence.runner import LOG, Executor, Failed, finished
 from tools.evidence.steps import measure
 from tools.evidence.verdicts import BETTER, SAME, UNKNOWN, WORSE, Accuracies, Difference
@@ -140,7 +140,7 @@ def test_the_report_holds_the_numbers_and_is_put_between_its_markers(tmp_path):
         put(readme, report.SECTION, text)
 
 
-@pytest.mark.parametrize("grid", [FULL, QUICK, SHORT])
+@pytest.mark.parametrize("grid", [FULL, QUICK])
 def test_the_grids_are_what_the_command_takes(grid):
     runs = grid.runs()
     assert len({run.name for run in runs}) == len(runs)
@@ -200,10 +200,6 @@ def test_the_command_plans_and_says_what_is_wrong(tmp_path):
     )
     assert planned.stdout.count("to do ") == len(QUICK.runs())
     assert "QUICK" in planned.stdout
-    planned = subprocess.run(
-        [*command, "--short", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "SHORT" in planned.stdout
     assert reproduce.main(["--report", "--results", str(tmp_path)]) == 2
 
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.evidence import collect, drawings, report
 from tools.evidence.grid import Grid
-from tools.evidence.grids import FULL, QUICK, SHORT
+from tools.evidence.grids import FULL, QUICK
 from tools.evidence.runner import ROOT, Executor, Failed, finished
 from tools.sections import put
 from utils.errors import UserError
@@ -30,9 +30,7 @@ UNFINISHED = 75  # as train_adn.py's: the same command goes on
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    small = parser.add_mutually_exclusive_group()
-    small.add_argument("--quick", action="store_true", help="a small grid for 2 CPU cores, about half an hour")
-    small.add_argument("--short", action="store_true", help="a smaller one: networks far from trained, minutes")
+    add("--quick", action="store_true", help="a small grid for 2 CPU cores, about 80 minutes")
     add("--dry-run", action="store_true", help="list the runs and what they cost, run nothing")
     add("--report", action="store_true", help="only write tables and pictures anew from the results there are")
     add("--time-limit", type=float, metavar="MIN", help="stop cleanly after so many minutes; the same command goes on")
@@ -55,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    grid = QUICK if args.quick else SHORT if args.short else FULL
+    grid = QUICK if args.quick else FULL
     try:
         if args.report:
             return write_report(args)
