@@ -36,7 +36,7 @@ from tools.assemble import (
     seed_everything,
     skips_of,
 )
-from utils import checkpoint, distillation, distributed, engine, log, optim
+from utils import checkpoint, distillation, distributed, engine, log, memory, optim
 from utils.data import Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
 from utils.evaluation import Result, evaluate
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
         args.device = str(device)
+        if device.type == "cpu":
+            memory.keep_freed()
         log.setup()
         seed_everything(args)
         if args.test_only or args.predict:

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from utils.timing import Effort, take_turns
+from utils.timing import Effort, Elsewhere, take_turns
 
 CPU = torch.device("cpu")
 
@@ -43,3 +43,19 @@ def busy() -> None:
     start = time.thread_time()
     while time.thread_time() - start < 0.01:
         pass
+
+
+def make_nap(seconds: float):
+    return lambda: time.sleep(seconds)
+
+
+def test_a_call_elsewhere_is_timed_there():
+    threads = torch.get_num_threads()
+    try:
+        for count, slept in ((1, False), (2, True)):
+            torch.set_num_threads(count)
+            calls = {"nap": Elsewhere(make_nap, 0.05)}
+            (nap,) = take_turns(calls, CPU, Effort(warm_up=0, at_least=1, at_most=1), repeats=2)["nap"]
+            assert (nap >= 50) == slept
+    finally:
+        torch.set_num_threads(threads)

@@ -49,9 +49,11 @@ def measure(args):
 
     from tools import assemble
     from tools.bench import results
-    from utils import distributed
+    from utils import distributed, memory
 
     device = distributed.start(assemble.choose_device(args.device))
+    if device.type == "cpu":
+        memory.keep_freed()
     torch.backends.cudnn.benchmark = True
     torch.set_num_threads(args.threads or torch.get_num_threads())
     settings = {name: value for name, value in vars(args).items() if name not in ("json", "report")}

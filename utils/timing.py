@@ -4,9 +4,12 @@ Round after round every call runs once, so that a machine that grows hot or busy
 can be compared round by round.
 """
 
+import contextlib
+import multiprocessing
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import torch
@@ -49,8 +52,37 @@ def take_turns(
     return times
 
 
+class Elsewhere:
+    """A call that is made, and timed, in a process of its own: it sees nothing of this process's memory and settings.
+
+    `make(*arguments)` gives the call there.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.here, there = context.Pipe()
+        context.Process(target=_serve, args=(there, torch.get_num_threads(), make, arguments), daemon=True).start()
+
+    def __call__(self) -> None:
+        self.milliseconds(1)
+
+    def milliseconds(self, repeats: int) -> float:
+        self.here.send(repeats)
+        return self.here.recv()
+
+
+def _serve(requests: Connection, threads: int, make: Callable[..., Callable[[], object]], arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    call = make(*arguments)
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while True:
+            requests.send(_cpu_ms(call, requests.recv()))
+
+
 def _cpu_ms(call: Callable[[], object], repeats: int) -> float:
     """With one thread it is processor time: what others take of the machine does not count."""
+    if isinstance(call, Elsewhere):
+        return call.milliseconds(repeats)
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     for _ in range(repeats):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 import models
 from tools.bench.reference import convolutional
 from tools.bench.results import Group
-from tools.bench.step import Setup, build, macs_of, random_batch
+from tools.bench.step import Setup, as_of_old, build, macs_of, random_batch
 from utils.timing import Effort, take_turns
 
 LATENCY, SINGLE, ALL, SWITCHING = "latency", "latency, batch 1", "all sub-networks", "switching"
@@ -28,7 +29,7 @@ class Caller:
         self.model = build(setup).eval()
         self.layout = torch.channels_last if convolutional(self.model) else torch.contiguous_format
         self.model.to(memory_format=self.layout)
-        images, _ = random_batch(Setup(setup.model, batch, setup.size, setup.device, setup.amp))
+        images, _ = random_batch(replace(setup, batch=batch))
         self.images = images.to(setup.device).contiguous(memory_format=self.layout)
         self.batch = batch
 
@@ -99,26 +100,31 @@ def everything(setup: Setup, batch: int, effort: Effort) -> Group:
     """All sub-networks: by the tree walk, in runs of their own, and in the reference's runs (NCHW, fp32, waiting)."""
     caller = Caller(setup, batch)
     model, skips = caller.model, caller.model.subnets
-    classic = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    nchw = caller.images.contiguous()
 
     def separate(images: Tensor) -> None:
         for skip in skips:
             model(images, skip)
 
-    def reference_runs() -> None:
-        with torch.inference_mode():
-            for skip in skips:
-                classic(nchw, skip).argmax(1).sum().item()
-
     calls = {
         "tree": caller.of(model.forward_all),
         "separate runs": caller.of(separate),
-        "reference's runs": reference_runs,
+        "reference's runs": as_of_old(setup, reference_runs, batch),
     }
     apart = sum(models.cost(model, skip, setup.size).macs for skip in skips)
     macs = {"tree": macs_of(model, "forward_all", setup.size), "separate runs": apart, "reference's runs": apart}
     return caller.group(ALL, calls, effort, macs)
+
+
+def reference_runs(setup: Setup, batch: int) -> Callable[[], None]:
+    model = build(setup).eval()
+    images = random_batch(replace(setup, batch=batch))[0].to(setup.device)
+
+    def call() -> None:
+        with torch.inference_mode():
+            for skip in model.subnets:
+                model(images, skip).argmax(1).sum().item()
+
+    return call
 
 
 def switching(setup: Setup, effort: Effort) -> Group:

@@ -11,7 +11,7 @@ import train_adn
 from tools import assemble
 from tools.evidence.grid import Grid, Run, Setting
 from tools.evidence.runner import machine
-from utils import arguments, engine
+from utils import arguments, engine, memory
 from utils.data import Batch, Data
 from utils.data_flags import complete
 from utils.log import Meters
@@ -25,6 +25,7 @@ def measure_all(grid: Grid, device_name: str) -> list[dict[str, Any]]:
     """Of every setting and seed. On a CPU with one thread, as a run has when there are as many runs as cores."""
     if assemble.choose_device(device_name).type == "cpu":
         torch.set_num_threads(1)
+        memory.keep_freed()
     return [measure(setting, seed, device_name) for seed in grid.seeds for setting in grid.settings]
 
 
