@@ -44,10 +44,14 @@ def take_turns(
         for call in calls.values():
             clock(call, repeats)
     start = time.monotonic()
+    elsewhere = False
     for done in range(effort.at_most):
         if agree(done >= effort.at_least and time.monotonic() - start > effort.seconds):
             break
         for key, call in calls.items():
+            if isinstance(call, Elsewhere) != elsewhere:
+                elsewhere = not elsewhere
+                call()  # the processor's caches hold what another process left there
             times[key].append(clock(call, repeats))
     return times
 
