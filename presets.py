@@ -2,9 +2,9 @@
 
 Two decoders: `pil` walks torchvision's classic PIL chain, `tensor` uses torchvision's own JPEG decoder and transforms
 on uint8 tensors and asks PIL about files that the decoder refuses. It is about twice as fast; when only resized and
-cropped, fewer than one value in a hundred differs, by a grey level or two. Evaluation uses `pil` unless told otherwise,
-so that published accuracies are met bit for bit. Normalisation waits for the device: a quarter of the bytes travel, and
-the workers' cores are left to decoding.
+cropped, fewer than one value in a hundred differs, by a grey level or two (torchvision 0.21: one in five). Evaluation
+uses `pil` unless told otherwise, so that published accuracies are met bit for bit. Normalisation waits for the device:
+a quarter of the bytes travel, and the workers' cores are left to decoding.
 """
 
 import struct

@@ -66,15 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = build_model(args, len(data.classes), saved_weights(args)).to(device)
         return train(args, device, data, model)
     except (UserError, models.WeightsError) as error:
-        if distributed.first_to_say(str(error)):
-            print(f"train_adn.py: error: {error}", file=sys.stderr)
-        return 2
+        return explained(str(error))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return explained(
+            f"--batch-size {args.batch_size}: a batch norm has but one value per channel here, which has no spread; "
+            "give larger batches or, by --train-crop-size, larger images"
+        )
     except RuntimeError:
         if not distributed.another_failed():
             raise
         return 2
     finally:
         distributed.stop()
+
+
+def explained(mistake: str) -> int:
+    """The exit code, after the line that one of the processes prints."""
+    if distributed.first_to_say(mistake):
+        print(f"train_adn.py: error: {mistake}", file=sys.stderr)
+    return 2
 
 
 def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[list[distillation.Pass], list[str]]:

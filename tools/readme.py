@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 
 def benchmarks() -> str:
     files = sorted((ROOT / "results").glob("benchmark-*.json"))
-    return "\n\n".join(report.markdown(Results.of(json.loads(path.read_text()))) for path in files)
+    return "\n\n".join(report.folded(Results.of(json.loads(path.read_text()))) for path in files)
 
 
 def zoo() -> str:

@@ -6,15 +6,34 @@ from tools.bench.targets import Verdict, verdicts
 
 
 def markdown(results: Results) -> str:
-    parts = [_machine(results), _table_of_targets(verdicts(results))]
+    return "\n\n".join([*_judged(results), *_tables(results), *_missing(results)]) + "\n"
+
+
+def folded(results: Results) -> str:
+    """For a page that has more to say: the tables behind a line to open."""
+    tables = "\n\n".join(_tables(results))
+    details = f"<details>\n<summary>Every number with its spread</summary>\n\n{tables}\n\n</details>"
+    return "\n\n".join([*_judged(results), *_missing(results), details])
+
+
+def _judged(results: Results) -> list[str]:
+    return [_machine(results), _table_of_targets(verdicts(results))]
+
+
+def _tables(results: Results) -> list[str]:
     by_title: dict[str, list[Group]] = {}
     for group in results.groups:
         by_title.setdefault(group.title, []).append(group)
-    for title, groups in by_title.items():
-        parts.append(f"**{title[0].upper()}{title[1:]}** ({_explained(groups[0])})\n\n{_table_of(groups)}")
-    if results.skipped:
-        parts.append("Not measured: " + "; ".join(f"{what} ({why})" for what, why in results.skipped.items()) + ".")
-    return "\n\n".join(parts) + "\n"
+    return [
+        f"**{title[0].upper()}{title[1:]}** ({_explained(groups[0])})\n\n{_table_of(groups)}"
+        for title, groups in by_title.items()
+    ]
+
+
+def _missing(results: Results) -> list[str]:
+    if not results.skipped:
+        return []
+    return ["Not measured: " + "; ".join(f"{what} ({why})" for what, why in results.skipped.items()) + "."]
 
 
 def _machine(results: Results) -> str:
