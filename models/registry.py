@@ -56,5 +56,5 @@ def build(
     settings = {"stem": stem, "image_size": image_size, "patch_size": patch_size, "window_size": window_size}
     given = {option: value for option, value in settings.items() if value is not None}
     for option in given.keys() - set(function.options) - {"image_size"}:
-        raise ValueError(f"{name} has no setting {option}; it takes {', '.join(function.options)}")
+        raise ValueError(f"{name} has no setting {option}; it takes {', '.join(function.options) or 'none'}")
     return function(**{option: given[option] for option in given if option in function.options}, **kwargs)

@@ -43,13 +43,16 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--stem",
         choices=("imagenet", "small"),
-        help="ResNets: `small` keeps the resolution of images of 28 or 32 pixels (default: imagenet)",
+        help="networks of convolutions: `small` keeps the resolution of images of 28 or 32 pixels (default: imagenet)",
     )
     group.add_argument(
         "--patch-size", type=COUNT, metavar="N", help="transformers: pixels per patch (default: the model's)"
     )
     group.add_argument(
-        "--window-size", type=COUNT, metavar="N", help="Swin: patches per window and side (default: the model's)"
+        "--window-size",
+        type=COUNT,
+        metavar="N",
+        help="transformers of windows: patches per window and side (default: the model's)",
     )
     group.add_argument(
         "--no-switchable-norms",
