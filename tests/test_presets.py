@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import InterpolationMode, transforms
@@ -16,9 +15,6 @@ import presets
 from tests.pictures import bad_images, odd_images, scene
 from utils.data_flags import POLICIES, complete, data_flags
 from utils.errors import UserError
-
-# torchvision 0.21 rounds tensors that it resizes in another way than PIL; 0.26 and 0.29 do as PIL does
-NEW_ENOUGH = tuple(map(int, torchvision.__version__.split(".")[:2])) >= (0, 26)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +77,7 @@ def test_evaluation_by_pil_is_the_classic_chain_to_the_bit_and_by_tensor_nearly(
     assert torch.equal(ours(presets.decode_pil(path)), expected)
     difference = (ours(presets.decode_tensor(path)).int() - expected.int()).abs()
     assert difference.max() <= 2
-    assert (difference > 0).float().mean() < (0.01 if NEW_ENOUGH else 0.25)
+    assert (difference > 0).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("policy", [None, *POLICIES])

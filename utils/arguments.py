@@ -37,9 +37,7 @@ def parser() -> Parser:
 
 
 def _model_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model", default="resnet18", metavar="NAME", help="the network, e.g. resnet50, swin_t, vit_b_16"
-    )
+    group.add_argument("--model", default="resnet18", metavar="NAME", help="the network, by its name in models/")
     group.add_argument(
         "--stem",
         choices=("imagenet", "small"),
