@@ -7,7 +7,7 @@
 Exit codes: 0 done, 2 a mistake to mend (one line says which), 75 stopped by a signal and saved (--resume auto goes on).
 """
 
-from utils.arguments import parser
+from utils.flags.arguments import parser
 
 if __name__ == "__main__":
     parser().parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
@@ -36,13 +36,16 @@ from tools.assemble import (
     seed_everything,
     skips_of,
 )
-from utils import checkpoint, distillation, distributed, engine, log, memory, optim
-from utils.data import Data, eval_loader, load_data, train_loader
+from utils import memory
+from utils import processes as distributed
+from utils.data.loading import Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
-from utils.evaluation import Result, evaluate
-from utils.interruption import EXIT_CODE, StopRequest
+from utils.evaluate.accuracy import Result, evaluate
+from utils.evaluate.table import choose_from_file
 from utils.reduction import GradientReducer
-from utils.table import choose_from_file
+from utils.stop import EXIT_CODE, StopRequest
+from utils.train import checkpoint, engine, log, optim
+from utils.train import step as distillation
 
 logger = logging.getLogger("train_adn")
 

@@ -22,7 +22,7 @@ from .resnet import (
     wide_resnet50_2,
 )
 from .resnet_small import resnet20, resnet32, resnet56
-from .skip_cfg import parse_skips
+from .skip import parse_skips
 from .subnet import Cost, cost, extract, subnet_name
 from .swin_transformer import swin_b, swin_s, swin_t, swin_v2_b, swin_v2_s, swin_v2_t
 from .vision_transformer import vit_b_16, vit_b_32, vit_l_16

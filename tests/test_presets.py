@@ -13,8 +13,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import presets
 from tests.pictures import bad_images, odd_images, scene
-from utils.data_flags import POLICIES, complete, data_flags
 from utils.errors import UserError
+from utils.flags.data import POLICIES, complete, data_flags
 
 
 @pytest.fixture(scope="module")

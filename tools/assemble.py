@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import models
 import models.zoo
 import presets
-from utils import engine
 from utils.errors import UserError
+from utils.train import engine
 
 
 def choose_device(name: str) -> torch.device:

@@ -82,7 +82,7 @@ Job = tuple[str, float, Callable]
 def jobs(args, device) -> Iterator[Job]:
     """(what, seconds it needs, how), the most wanted first."""
     from tools.bench import inputs, step, subnets
-    from utils.timing import Effort
+    from utils.evaluate.timing import Effort
 
     cuda = device.type == "cuda"
     effort = Effort(warm_up=2, at_least=min(5, args.rounds), at_most=args.rounds, seconds=args.seconds)

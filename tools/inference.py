@@ -20,13 +20,14 @@ from tools.assemble import (
     saved_weights,
     skips_of,
 )
-from utils import checkpoint, distributed
-from utils.data import Data, eval_loader, load_data
-from utils.data_flags import complete
+from utils import processes as distributed
+from utils.data.loading import Data, eval_loader, load_data
 from utils.errors import UserError
-from utils.predict import run_predict
-from utils.table import Budget
-from utils.testing import Subject, run_test
+from utils.evaluate.predict import run_predict
+from utils.evaluate.report import Subject, run_test
+from utils.evaluate.table import Budget
+from utils.flags.data import complete
+from utils.train import checkpoint
 
 log = logging.getLogger(__name__)
 

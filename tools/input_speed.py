@@ -22,7 +22,7 @@ from torchvision.transforms import autoaugment, transforms
 from torchvision.transforms.functional import InterpolationMode
 
 import presets
-from utils.data_flags import complete, data_flags
+from utils.flags.data import complete, data_flags
 
 CASES = {"train plain": None, "train ta_wide": "ta_wide", "train ra": "ra", "evaluation": None}
 

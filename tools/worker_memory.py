@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import presets
 from sampler import TrainSampler
-from utils.data import collate
-from utils.datasets import Corrupt, FileImages, Item
+from utils.data.images import Corrupt, FileImages, Item
+from utils.data.loading import collate
 
 IMAGES, CLASSES = 1_281_167, 1000
 BATCH = 250

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.distributed import broadcast, world_size
+from utils.processes import broadcast, world_size
 
 BUCKET_BYTES = 25 * 2**20
 

@@ -7,7 +7,7 @@ import torch
 
 from tools import input_speed
 from tools.bench.results import Group
-from utils.timing import Effort
+from utils.evaluate.timing import Effort
 
 TITLE = "input"
 

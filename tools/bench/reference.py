@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import distributed
+from utils import processes as distributed
 
 TOPK = 500
 

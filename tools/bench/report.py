@@ -49,7 +49,7 @@ def _machine(results: Results) -> str:
 
 
 def _threads(count: int) -> str:
-    """With one thread processor time is counted (see utils.timing)."""
+    """With one thread processor time is counted (see utils.evaluate.timing)."""
     return "1 thread, its processor time" if count == 1 else f"{count} threads"
 
 

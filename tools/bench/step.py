@@ -14,10 +14,12 @@ import models
 import train_adn
 from tools.bench.reference import ReferenceStep, convolutional
 from tools.bench.results import Group
-from utils import arguments, distributed, engine
-from utils.data import Batch, Data
-from utils.log import Meters
-from utils.timing import Effort, Elsewhere, take_turns
+from utils import processes as distributed
+from utils.data.loading import Batch, Data
+from utils.evaluate.timing import Effort, Elsewhere, take_turns
+from utils.flags import arguments
+from utils.train import engine
+from utils.train.log import Meters
 
 CLASSES = 1000
 CUDA_REPEATS = 5  # steps in a turn, between which the host may run ahead

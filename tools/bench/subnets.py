@@ -14,7 +14,7 @@ import models
 from tools.bench.reference import convolutional
 from tools.bench.results import Group
 from tools.bench.step import Setup, as_of_old, build, macs_of, random_batch
-from utils.timing import Effort, take_turns
+from utils.evaluate.timing import Effort, take_turns
 
 LATENCY, SINGLE, ALL, SWITCHING = "latency", "latency, batch 1", "all sub-networks", "switching"
 SWITCHES = 8

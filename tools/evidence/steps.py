@@ -11,11 +11,13 @@ import train_adn
 from tools import assemble
 from tools.evidence.grid import Grid, Run, Setting
 from tools.evidence.runner import machine
-from utils import arguments, engine, memory
-from utils.data import Batch, Data
-from utils.data_flags import complete
-from utils.log import Meters
-from utils.timing import Effort, take_turns
+from utils import memory
+from utils.data.loading import Batch, Data
+from utils.evaluate.timing import Effort, take_turns
+from utils.flags import arguments
+from utils.flags.data import complete
+from utils.train import engine
+from utils.train.log import Meters
 
 CLASSES = [str(number) for number in range(10)]
 EFFORT = Effort(warm_up=2, at_least=10, at_most=30, seconds=15)

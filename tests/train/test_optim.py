@@ -1,0 +1,140 @@
+"""Parameter groups, schedules and the moving average, against torch's own and by their definitions."""
+
+import argparse
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from tests.tiny import tiny
+from utils.flags.arguments import parser
+from utils.train import optim
+
+
+def args_of(flags: str = "") -> argparse.Namespace:
+    return parser().parse_args(flags.split())
+
+
+def decay_by_name(model: nn.Module, flags: str) -> dict[str, float]:
+    groups = optim.parameter_groups(model, args_of(flags))
+    by_id = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert len(by_id) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_decay_of_norms_biases_and_embeddings():
+    flags = "--wd 0.5 --norm-weight-decay 0.1 --bias-weight-decay 0.2 --transformer-embedding-decay 0.3"
+    resnet = decay_by_name(tiny("resnet50"), flags)
+    assert resnet["layer1.0.conv1.weight"] == resnet["fc.weight"] == 0.5
+    assert resnet["layer1.0.bn1.weight"] == resnet["layer1.0.bn1_skip.weight"] == 0.1
+    assert resnet["layer1.0.bn1_skip.bias"] == resnet["fc.bias"] == 0.2
+    vit = decay_by_name(tiny("vit_b_16"), flags)
+    assert vit["class_token"] == vit["encoder.pos_embedding"] == 0.3
+    assert vit["encoder.layers.encoder_layer_0.ln_1_skip.weight"] == 0.1
+    swin = decay_by_name(tiny("swin_t"), flags)
+    assert {value for name, value in swin.items() if "relative_position_bias_table" in name} == {0.3}
+    assert {value for name, value in swin.items() if "norm" in name and "weight" in name} == {0.1}
+
+
+def test_without_flags_everything_decays_alike():
+    assert set(decay_by_name(tiny("vit_b_16"), "--wd 0.5").values()) == {0.5}
+    assert len(optim.parameter_groups(tiny("vit_b_16"), args_of("--wd 0.5"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "settings"),
+    [
+        ("", torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
+        ("--opt sgd_nesterov --momentum 0.8", torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+        ("--opt RMSprop", torch.optim.RMSprop, {"eps": 0.0316, "alpha": 0.9, "momentum": 0.9}),
+        ("--opt adamw --lr 0.001", torch.optim.AdamW, {"lr": 0.001, "betas": (0.9, 0.999)}),
+    ],
+)
+def test_optimizers(flags, kind, settings):
+    optimizer = optim.build_optimizer(tiny("resnet18"), args_of(flags))
+    assert type(optimizer) is kind
+    assert settings.items() <= optimizer.param_groups[0].items()
+
+
+def rates(flags: str, epochs: int) -> list[float]:
+    """The learning rate of each epoch."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler = optim.build_scheduler(optimizer, args_of(f"--lr 1 --epochs {epochs} {flags}"))
+    values = []
+    for _ in range(epochs):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_schedules():
+    assert rates("--lr-step-size 2", 5) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert rates("--lr-scheduler multisteplr --lr-multi-steps 1 3 --lr-gamma 0.5", 4) == pytest.approx(
+        [1, 0.5, 0.5, 0.25]
+    )
+    assert rates("--lr-scheduler exponentiallr --lr-gamma 0.5", 3) == pytest.approx([1, 0.5, 0.25])
+    assert rates("--lr-scheduler cosineannealinglr --lr-min 0.2", 4) == pytest.approx(
+        [1, 0.882843, 0.6, 0.317157], abs=1e-5
+    )
+
+
+def test_warm_up_comes_first_and_the_cosine_gets_the_rest():
+    flags = "--lr-scheduler cosineannealinglr --lr-warmup-epochs 2 --lr-warmup-method linear --lr-warmup-decay 0.1"
+    assert rates(flags, 4) == pytest.approx([0.1, 0.55, 1, 0.5])
+    constant = "--lr-warmup-epochs 2 --lr-warmup-decay 0.1 --lr-step-size 1"
+    assert rates(constant, 4) == pytest.approx([0.1, 0.1, 1, 0.1])
+
+
+@pytest.mark.parametrize("warmup", [1, 2, 5])
+def test_a_run_shorter_than_its_warm_up_goes_through(warmup):
+    flags = f"--lr-scheduler cosineannealinglr --lr-warmup-epochs {warmup} --lr-warmup-method linear"
+    assert len(rates(flags, 2)) == 2
+
+
+def test_the_moving_average_equals_torch_s():
+    model = tiny("resnet18").train()
+    ours = optim.MovingAverage(model, decay=0.7, every=2)
+    theirs = AveragedModel(model, avg_fn=lambda a, m, _: 0.7 * a + 0.3 * m, use_buffers=True)
+    for step in range(5):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.add_(1 if not tensor.is_floating_point() else 0.1)
+        ours.update(model, step, warming_up=False)
+        if step % 2 == 0:
+            theirs.update_parameters(model)
+    state = ours.state_dict()
+    assert state.keys() == theirs.state_dict().keys()
+    assert state["n_averaged"] == 3
+    for name, tensor in theirs.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(state[name], tensor)
+
+
+def test_during_warm_up_the_average_is_the_model():
+    model = tiny("resnet18")
+    average = optim.MovingAverage(model, decay=0.9, every=1)
+    for step in range(3):
+        model.fc.bias.data.add_(1)
+        average.update(model, step, warming_up=True)
+    assert torch.equal(average.module.fc.bias, model.fc.bias)
+    model.fc.bias.data.add_(1)
+    average.update(model, 3, warming_up=False)
+    assert torch.equal(average.module.fc.bias, model.fc.bias)  # the first after it still copies
+    model.fc.bias.data.add_(1)
+    average.update(model, 4, warming_up=False)
+    torch.testing.assert_close(average.module.fc.bias, model.fc.bias - 0.9)
+
+
+def test_the_decay_is_adjusted_to_batch_steps_and_epochs():
+    args = args_of("--model-ema --model-ema-decay 0.99998 --model-ema-steps 32 --batch-size 256 --epochs 600")
+    average = optim.MovingAverage.of(tiny("resnet18"), args, processes=4)
+    assert average.decay == pytest.approx(1 - 0.00002 * 4 * 256 * 32 / 600)
+
+
+def test_weights_that_are_not_finite_are_seen():
+    model = tiny("resnet18")
+    assert optim.all_finite(model.parameters())
+    model.fc.bias.data[3] = float("nan")
+    assert not optim.all_finite(model.parameters())

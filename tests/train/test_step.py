@@ -1,0 +1,151 @@
+"""The step's losses and gradients: against the official code's, and against their own definitions."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+import models
+from tests.filled import filled, images
+from tests.tiny import TINY, batch, tiny
+from utils.train.step import (
+    LABELS,
+    Outputs,
+    Pass,
+    SelfDistillation,
+    TrainingStep,
+    adn_passes,
+    individual_passes,
+    undistilled_passes,
+)
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
+
+
+def step_of(model: nn.Module, passes: list[Pass], losses: SelfDistillation, smoothing: float = 0.0) -> TrainingStep:
+    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    return TrainingStep(model, passes, criterion, losses, contextlib.nullcontext)
+
+
+@pytest.fixture
+def two_threads():
+    """Train mode magnifies rounding; one thread sums in another order than two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.usefixtures("two_threads")
+def test_a_step_equals_the_official_one(name):
+    golden = GOLDEN[name]
+    settings = golden["args"]
+    model = models.build(settings["model"], num_classes=1000)
+    model.load_state_dict(filled(model.state_dict()))
+    losses = SelfDistillation(settings["temp"], topk=500, features=settings["fpn"])
+    passes = adn_passes(model.super_net, model.base_net, settings["alpha"])
+    step = step_of(model.train(), passes, losses, smoothing=0.1)
+    results = step(images(4, settings["size"]), torch.arange(4) * 7, lambda loss: loss.backward())
+    assert [round(result.loss.item(), 4) for result in results] == [golden["loss_super"], golden["loss_base"]]
+    norms = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
+    assert norms.keys() == golden["grads"].keys()
+    assert norms == pytest.approx(golden["grads"], rel=1e-3)
+    means = {name: value.norm().item() for name, value in model.named_buffers() if name in golden["running_mean_norm"]}
+    assert means == pytest.approx(golden["running_mean_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_passes_in_turn_give_the_gradients_of_the_summed_loss(name):
+    model = tiny(name).double().train()
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, StochasticDepth)):
+            module.p = 0.0
+    x, labels = batch(8).double(), torch.arange(8) % 7
+    losses = SelfDistillation(2.0, topk=3, features=True)
+    step_of(model, adn_passes(model.super_net, model.base_net, 0.3), losses)(x, labels, lambda loss: loss.backward())
+    in_turn = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    y_super, h_super = model(x, model.super_net, return_features=True)
+    y_base, h_base = model(x, model.base_net, return_features=True)
+    classes = y_super.topk(3).indices
+    total = 0.3 * F.cross_entropy(y_super, labels)
+    total = total + 0.7 * divergence(y_base.gather(1, classes), y_super.gather(1, classes), 2.0)
+    for s, t in zip(h_base[1:], h_super[1:], strict=True):
+        total = total + 0.7 * divergence(s.mean((2, 3)), t.mean((2, 3)), 2.0)
+    total.backward()
+    for parameter_name, parameter in model.named_parameters():
+        torch.testing.assert_close(in_turn[parameter_name], parameter.grad, rtol=1e-9, atol=1e-12, msg=parameter_name)
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """KL by its definition."""
+    p = (teacher.detach() / temperature).softmax(1)
+    q = (student / temperature).softmax(1)
+    return (p * (p / q).log()).sum() / len(p) * temperature**2
+
+
+def test_topk_is_capped_by_the_number_of_classes_and_0_means_all():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 10, generator=generator) for _ in range(2))
+    by_all = divergence(student, teacher, 1.0)
+    for topk in (0, 10, 500):
+        torch.testing.assert_close(SelfDistillation(1.0, topk).logit_loss(student, teacher), by_all)
+    few = SelfDistillation(1.0, topk=4).logit_loss(student, teacher)
+    classes = teacher.topk(4).indices
+    torch.testing.assert_close(few, divergence(student.gather(1, classes), teacher.gather(1, classes), 1.0))
+
+
+def test_a_teacher_learns_nothing_from_its_student():
+    teacher = torch.randn(3, 4, requires_grad=True)
+    student = torch.randn(3, 4, requires_grad=True)
+    losses = SelfDistillation(features=True)
+    outputs = [Outputs(t, [t[:, :2], t[:, 2:], t]) for t in (student, teacher.detach())]
+    losses(*outputs).backward()
+    assert student.grad.any()
+    assert teacher.grad is None
+
+
+def test_the_methods_are_lists_of_passes():
+    assert adn_passes("S", "B", 0.4) == [Pass("S", LABELS, 0.4), Pass("B", 0, 0.6)]
+    assert undistilled_passes("S", "B") == [Pass("S", LABELS, 0.5), Pass("B", LABELS, 0.5)]
+    assert individual_passes("X") == [Pass("X", LABELS, 1.0)]
+
+
+def test_an_individual_network_leaves_the_other_s_parameters_alone():
+    model = tiny("resnet18").train()
+    step = step_of(model, individual_passes(model.base_net), SelfDistillation())
+    step(batch(4), torch.arange(4), lambda loss: loss.backward())
+    untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    expected = {name for name, _ in model.named_parameters()} - set(models.extract(model, model.base_net).state_dict())
+    assert any(".1.conv1" in name for name in untouched)
+    assert not untouched & {name for name, _ in model.named_parameters() if "bn1_skip" in name}
+    assert {name for name in expected if "bn" not in name} <= untouched
+
+
+def test_one_pass_s_activations_are_in_memory_at_a_time():
+    """A saved tensor of the first pass is gone when the second one runs."""
+    model = tiny("resnet18").train()
+    alive, seen = [], []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            alive.append(1)
+            seen.append(len(alive))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            alive.pop()
+            return grad
+
+    model.fc.register_forward_pre_hook(lambda _, inputs: (Probe.apply(inputs[0]),))
+    step = step_of(model, adn_passes(model.super_net, model.base_net), SelfDistillation())
+    step(batch(4), torch.arange(4), lambda loss: loss.backward())
+    assert seen == [1, 1]

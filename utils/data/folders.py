@@ -1,0 +1,104 @@
+"""A folder of class folders of images, scanned into numpy arrays; the scan can be kept for the next start.
+
+Classes and files are found and ordered as torchvision's ImageFolder does it.
+"""
+
+import hashlib
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from utils.errors import UserError
+from utils.files import whole_file
+from utils.flags.data import cache_folder
+
+log = logging.getLogger(__name__)
+
+
+class FileList(NamedTuple):
+    classes: list[str]
+    files: np.ndarray  # bytes of one width, relative to the folder
+    targets: np.ndarray
+
+
+def list_images(folder: Path, cache: bool = False) -> FileList:
+    """All images below `folder`; with `cache` from an earlier scan, unless a class folder has changed since."""
+    try:
+        if not cache:
+            return _scan(folder)
+        kept, stamp = _cache_file(folder), _stamp(folder)
+        found = _read_cache(kept, stamp)
+        if found is None:
+            found = _scan(folder)
+            _write_cache(kept, stamp, found)
+        return found
+    except OSError as error:
+        raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions") from None
+
+
+def _class_folders(folder: Path) -> list[os.DirEntry]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --data-path needs train/ and val/ with a folder per class in each")
+    with os.scandir(folder) as entries:
+        classes = sorted((e for e in entries if e.is_dir() and not e.name.startswith(".")), key=lambda e: e.name)
+    if not classes:
+        raise UserError(f"{folder}: holds no class folders; put the images of each class into a folder of its own")
+    return classes
+
+
+def _scan(folder: Path) -> FileList:
+    classes, files, counts = [], [], []
+    for entry in _class_folders(folder):
+        found = _images_below(entry.path)
+        if not found:
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise UserError(f"{entry.path}: a class folder without images ({kinds}); fill it or remove it")
+        start = len(os.fsencode(folder)) + 1
+        files.extend(path[start:] for path in found)
+        classes.append(entry.name)
+        counts.append(len(found))
+    return FileList(classes, np.array(files), np.repeat(np.arange(len(classes), dtype=np.int32), counts))
+
+
+def _images_below(folder: str) -> list[bytes]:
+    def complain(error: OSError) -> None:
+        raise error
+
+    extensions = tuple(os.fsencode(extension) for extension in IMG_EXTENSIONS)
+    found = []
+    for parent, _, names in sorted(os.walk(os.fsencode(folder), onerror=complain, followlinks=True)):
+        found.extend(os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(extensions))
+    return found
+
+
+def _cache_file(folder: Path) -> Path:
+    return cache_folder() / f"files-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]}.npz"
+
+
+def _stamp(folder: Path) -> np.ndarray:
+    """Names and times of the class folders: adding, removing or renaming an image in one of them changes its time."""
+    described = [f"{entry.name} {entry.stat().st_mtime_ns}" for entry in _class_folders(folder)]
+    return np.frombuffer(hashlib.sha256(repr(described).encode()).digest(), np.uint8)
+
+
+def _read_cache(path: Path, stamp: np.ndarray) -> FileList | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if np.array_equal(kept["stamp"], stamp):
+                return FileList(kept["classes"].tolist(), kept["files"], kept["targets"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or not ours: scan again
+    return None
+
+
+def _write_cache(path: Path, stamp: np.ndarray, found: FileList) -> None:
+    try:
+        with whole_file(path) as file:
+            np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
+    except UserError as error:
+        log.warning("--cache-dataset: %s; going on without", error)

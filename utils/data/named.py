@@ -1,0 +1,127 @@
+"""Data sets known by name, small enough for memory: the bundled digits, Fashion-MNIST and CIFAR through torchvision."""
+
+import contextlib
+import fcntl
+import gzip
+import zlib
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchvision.datasets
+from torch import Tensor
+
+from utils.errors import UserError
+
+DIGITS = Path(__file__).parents[2] / "data" / "digits.npz"
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+ONE_IN = 5  # of each digit every fifth image is for validation
+
+
+class Arrays(NamedTuple):
+    images: Tensor  # uint8, N x 1 x H x W or N x 3 x H x W
+    targets: Tensor
+
+
+class NamedData(NamedTuple):
+    train: Arrays
+    val: Arrays
+    classes: list[str]
+
+
+def load(args: Namespace) -> NamedData:
+    name = args.data_path
+    if name == "digits":
+        return digits()
+    if name == "fashion-mnist":
+        return fashion_mnist(Path(args.download_dir), args.download)
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    train = _torchvision(kind, args, train=True)
+    val = _torchvision(kind, args, train=False)
+    return NamedData(_cifar_arrays(train), _cifar_arrays(val), train.classes)
+
+
+def digits() -> NamedData:
+    """1,442 images to train and 355 to validate, 8 x 8, always the same split."""
+    with np.load(DIGITS, allow_pickle=False) as kept:
+        levels, targets = kept["images"], kept["targets"].astype(np.int64)
+    images = np.round(levels * (255 / 16)).astype(np.uint8)[:, None]
+    place = np.empty_like(targets)  # of an image among those of its class
+    for digit in range(10):
+        place[targets == digit] = np.arange((targets == digit).sum())
+    val = place % ONE_IN == ONE_IN - 1
+    parts = [Arrays(torch.from_numpy(images[part]), torch.from_numpy(targets[part])) for part in (~val, val)]
+    return NamedData(*parts, [str(digit) for digit in range(10)])
+
+
+def fashion_mnist(folder: Path, download: bool) -> NamedData:
+    """From a folder with the four published files, packed or not, wherever they come from."""
+    places = [folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST]
+    found = next((place for place in places if _has_fashion_mnist(place)), None)
+    if found is None:
+        if not download:
+            raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
+        _fetch(torchvision.datasets.FashionMNIST, folder)
+        found = places[0]
+    parts = []
+    for part in ("train", "t10k"):
+        images, targets = read_idx(found, f"{part}-images-idx3-ubyte"), read_idx(found, f"{part}-labels-idx1-ubyte")
+        parts.append(Arrays(images[:, None], targets.long()))
+    return NamedData(*parts, torchvision.datasets.FashionMNIST.classes)
+
+
+def _has_fashion_mnist(folder: Path) -> bool:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in names)
+
+
+def read_idx(folder: Path, name: str) -> Tensor:
+    """An array in the idx format of MNIST: two zeros, type, number of dimensions, big-endian sizes, bytes."""
+    packed, plain = folder / f"{name}.gz", folder / name
+    path = plain if plain.exists() else packed
+    try:
+        data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+        sizes = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
+        return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes).copy())
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole idx file ({error}); remove it and fetch it again") from None
+
+
+def _torchvision(kind: type, args: Namespace, train: bool) -> torchvision.datasets.VisionDataset:
+    """torchvision checks the sums of the files before it reads them."""
+    folder = Path(args.download_dir)
+    if args.download:
+        _fetch(kind, folder)
+    try:
+        return kind(folder, train=train)
+    except RuntimeError:
+        raise _missing(args.data_path, folder) from None
+
+
+def _cifar_arrays(data: torchvision.datasets.VisionDataset) -> Arrays:
+    return Arrays(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+
+
+def _missing(name: str, folder: Path, other: str = "or put its files there") -> UserError:
+    return UserError(f"{name} is not in {folder}: pass --download, or --download-dir if it lies elsewhere, {other}")
+
+
+def _fetch(kind: type, folder: Path) -> None:
+    """Download unless it is there. One process of the machine does it, the others wait and find it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder / ".lock"):
+            kind(folder, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{kind.__name__} cannot be fetched into {folder}: {reason}") from None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
