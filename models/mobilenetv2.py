@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2
-from torchvision.ops import Conv2dNormActivation
 
-from .adaptive import AdaptiveDepth, Mandatory, make_mandatory, run, split
+from .adaptive import AdaptiveDepth, Stage, in_float32, with_children
 from .registry import network
-from .subnet import with_children
+
+# expansion, channels, repeats, stride: the paper's table, which torchvision keeps inside its constructor
+GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class ConvNorm(nn.Module):
@@ -31,17 +32,9 @@ class ConvNorm(nn.Module):
         return x if self.activation is None else self.activation(x)
 
 
-class MandatoryConvNorm(Mandatory, ConvNorm):
-    """norm has a twin."""
-
-    entry = ("conv_layer",)
-
-
-class MandatoryInvertedResidual(Mandatory, mobilenetv2.InvertedResidual):
-    """Each of its units' norms has a twin."""
-
-
 class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
+    settings = ("stem",)
+
     def __init__(
         self,
         *,
@@ -50,30 +43,25 @@ class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
         inverted_residual_setting: Sequence[Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
-        setting = [list(row) for row in inverted_residual_setting or DEFAULT_SETTING]
+        setting = [list(row) for row in inverted_residual_setting or GROUPS]
         if stem == "small":  # images of about 32×32: shrink them three times instead of five
             setting[1][3] = 1
         super().__init__(inverted_residual_setting=setting, **kwargs)
         if stem == "small":
             self.features[0][0].stride = (1, 1)
-
-        modules = [_unit(self.features[0])]
-        blocks = list(self.features[1:-1])
+        first, *blocks, last = self.features
+        modules = [ConvNorm(*first)]
+        self._ends = [0]  # of the paths: places in `features`
         for _, _, repeats, _ in setting:
             group, blocks = blocks[:repeats], blocks[repeats:]
             for block in group:
-                block.conv = nn.Sequential(*_units(block.conv))
-            if repeats == 1:
-                modules.append(make_mandatory(group[0], switchable_norms))
-            else:
-                modules.append(split(nn.Sequential(*group), switchable_norms))
-        modules.append(_unit(self.features[-1]))
-        for outer in (modules[0], modules[-1]):
-            make_mandatory(outer, switchable_norms)
-        self.features = nn.Sequential(*modules)
-
-        stages = [i for i, (_, _, repeats, _) in enumerate(setting, start=1) if repeats > 1]
-        self._ends = [0, *(i + 1 for i in stages)]
+                *activated, linear, norm = block.conv
+                block.conv = nn.Sequential(*(ConvNorm(*unit) for unit in activated), ConvNorm(linear, norm))
+            modules.append(group[0] if repeats == 1 else Stage(nn.Sequential(*group)))
+            if repeats > 1:
+                self._ends.append(len(modules))
+        self.features = nn.Sequential(*modules, ConvNorm(*last))
+        self.adapt(switchable_norms)
 
     def _embed(self, x: Tensor) -> Tensor:
         return x
@@ -85,9 +73,8 @@ class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
     def _tail(self) -> Sequence[nn.Module]:
         return list(self.features)[self._ends[-1] :]
 
-    def _classify(self, x: Tensor, skip: bool) -> Tensor:
-        x = run(self._tail(), x, skip)
-        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_float32(self.classifier, torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
 
     def _tidy_plain(self, plain: nn.Module) -> None:
         """One flat chain of blocks, of convolutions and norms by torchvision's names."""
@@ -97,30 +84,7 @@ class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
         plain.features = nn.Sequential(*map(_without_units, modules))
 
 
-# expansion, channels, repeats, stride: the paper's table, which torchvision keeps inside its constructor
-DEFAULT_SETTING = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-
-
-def _unit(module: Conv2dNormActivation) -> ConvNorm:
-    return ConvNorm(*module)
-
-
-def _units(conv: nn.Sequential) -> list[ConvNorm]:
-    """An inverted residual's chain, [conv-norm-activation …, conv, norm], as units."""
-    *activated, linear, norm = conv
-    return [*map(_unit, activated), ConvNorm(linear, norm)]
-
-
 def _without_units(module: nn.Module) -> nn.Module:
-    """The inverse of the two above."""
     if isinstance(module, ConvNorm):
         return nn.Sequential(module.conv_layer, module.norm, module.activation)
     *activated, linear = module.conv
@@ -128,6 +92,4 @@ def _without_units(module: nn.Module) -> nn.Module:
     return with_children(module, {"conv": nn.Sequential(*chain)})
 
 
-@network("stem")
-def mobilenet_v2(**kwargs: Any) -> AdaptiveMobileNetV2:
-    return AdaptiveMobileNetV2(**kwargs)
+network("mobilenet_v2", AdaptiveMobileNetV2)

@@ -1,7 +1,6 @@
-"""The networks by name, and the options a command hands to any of them."""
+"""The networks by name, and the settings a command hands to any of them."""
 
 import difflib
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,26 +12,24 @@ from .weights import load_plain
 MODELS: dict[str, Callable[..., AdaptiveDepth]] = {}
 
 
-def network(*options: str) -> Callable[[Callable[..., AdaptiveDepth]], Callable[..., AdaptiveDepth]]:
-    """Enter a network under its function's name, with those of the optional settings below that it takes.
+def network(name: str, family: type[AdaptiveDepth], *arguments: Any, **settings: Any) -> Callable[..., AdaptiveDepth]:
+    """Enter a network under its name: a family with its arguments, and settings that a caller may replace.
 
     As in torchvision, `weights` is a weights enum: one of ours, or one of torchvision's plain network to start from.
     """
 
-    def enter(function: Callable[..., AdaptiveDepth]) -> Callable[..., AdaptiveDepth]:
-        @functools.wraps(function)
-        def make(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> AdaptiveDepth:
-            if weights is None:
-                return function(**kwargs)
-            model = function(**{"num_classes": len(weights.meta["categories"]), **kwargs})
-            load_plain(model, weights, progress=progress)
-            return model
+    def make(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> AdaptiveDepth:
+        if weights is None:
+            return family(*arguments, **{**settings, **kwargs})
+        model = family(*arguments, **{**settings, "num_classes": len(weights.meta["categories"]), **kwargs})
+        load_plain(model, weights, progress=progress)
+        return model
 
-        make.options = options
-        MODELS[function.__name__] = make
-        return make
-
-    return enter
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = f"Adaptive-depth {name}. `weights`: an enum of ours, or of torchvision's {name} to start from."
+    make.settings = family.settings
+    MODELS[name] = make
+    return make
 
 
 def build(
@@ -52,9 +49,9 @@ def build(
         near = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(MODELS)}"
         raise ValueError(f"unknown model {name!r}; {hint}")
-    function = MODELS[name]
+    make = MODELS[name]
     settings = {"stem": stem, "image_size": image_size, "patch_size": patch_size, "window_size": window_size}
-    given = {option: value for option, value in settings.items() if value is not None}
-    for option in given.keys() - set(function.options) - {"image_size"}:
-        raise ValueError(f"{name} has no setting {option}; it takes {', '.join(function.options) or 'none'}")
-    return function(**{option: given[option] for option in given if option in function.options}, **kwargs)
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    for setting in given.keys() - set(make.settings) - {"image_size"}:
+        raise ValueError(f"{name} has no setting {setting}; it takes {', '.join(make.settings) or 'none'}")
+    return make(**{setting: given[setting] for setting in given if setting in make.settings}, **kwargs)

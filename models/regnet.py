@@ -10,70 +10,49 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import regnet
 from torchvision.models.regnet import BlockParams
-from torchvision.ops import Conv2dNormActivation
 
-from .adaptive import AdaptiveDepth, Mandatory, MandatorySequential, run, split
+from .adaptive import AdaptiveDepth, Stage, in_float32
 from .registry import network
 
 
-class MandatoryRegNetBlock(Mandatory, regnet.ResBottleneckBlock):
-    """The norms of a, b and c have twins."""
-
-    entry = ("proj",)
-
-
-class MandatoryTransform(MandatorySequential, regnet.BottleneckTransform):
-    """A chain of mandatory units."""
-
-
-class MandatoryConvNormActivation(MandatorySequential, Conv2dNormActivation):
-    """Its norm has a twin."""
-
-
 class AdaptiveRegNet(AdaptiveDepth, regnet.RegNet):
-    def __init__(
-        self, block_params: BlockParams, *, stem: str = "imagenet", switchable_norms: bool = True, **kwargs: Any
-    ) -> None:
+    """`numbers`: depth, w_0, w_a, w_m and group width of a RegNetY, as its paper counts them."""
+
+    settings = ("stem",)
+
+    def __init__(self, *numbers: float, stem: str = "imagenet", switchable_norms: bool = True, **kwargs: Any) -> None:
+        parameters = BlockParams.from_init_params(*numbers, se_ratio=0.25)
         if stem == "small":  # images of about 32×32: shrink them three times instead of five
-            block_params.strides[0] = 1
-        super().__init__(block_params, **kwargs)
+            parameters.strides[0] = 1
+        super().__init__(parameters, **kwargs)
         if stem == "small":
             self.stem[0].stride = (1, 1)
-        first = next(i for i, depth in enumerate(block_params.depths) if depth > 1)
-        for i, (name, blocks) in enumerate(list(self.trunk_output.named_children())):
-            if i >= first:
-                setattr(self.trunk_output, name, split(blocks, switchable_norms, leave=("proj",)))
+        for name, blocks in list(self.trunk_output.named_children()):
+            setattr(self.trunk_output, name, Stage(blocks))
+        self.adapt(switchable_norms, leave=("proj",))
+
+    def _stages(self) -> tuple[list[Stage], list[Stage], list[Stage]]:
+        """Those before the first that can be skipped, those that can be, and those of a single block behind."""
+        stages = list(self.trunk_output)
+        skippable = [number for number, stage in enumerate(stages) if len(stage) > 1]
+        first, end = skippable[0], skippable[-1] + 1
+        return stages[:first], stages[first:end], stages[end:]
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for blocks in self.trunk_output:
-            if not isinstance(blocks, Mandatory):
-                x = blocks(x)
+        for stage in self._stages()[0]:
+            x = stage(x)
         return x
 
     def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        stages = [stage for stage in self.trunk_output if isinstance(stage, Mandatory) and len(stage) > 1]
-        return [[stage] for stage in stages]
+        return [[stage] for stage in self._stages()[1]]
 
     def _tail(self) -> Sequence[nn.Module]:
-        *_, last = self.trunk_output
-        return [last] if len(last) == 1 else []
+        return self._stages()[2]
 
-    def _classify(self, x: Tensor, skip: bool) -> Tensor:
-        x = run(self._tail(), x, skip)
-        return self.fc(self.avgpool(x).flatten(1))
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_float32(self.fc, self.avgpool(x).flatten(1))
 
 
-def _regnet_y(depth: int, w_0: int, w_a: float, w_m: float, group_width: int, **kwargs: Any) -> AdaptiveRegNet:
-    params = BlockParams.from_init_params(depth, w_0, w_a, w_m, group_width, se_ratio=0.25)
-    return AdaptiveRegNet(params, **kwargs)
-
-
-@network("stem")
-def regnet_y_400mf(**kwargs: Any) -> AdaptiveRegNet:
-    return _regnet_y(16, 48, 27.89, 2.09, 8, **kwargs)
-
-
-@network("stem")
-def regnet_y_3_2gf(**kwargs: Any) -> AdaptiveRegNet:
-    return _regnet_y(21, 80, 42.63, 2.66, 24, **kwargs)
+network("regnet_y_400mf", AdaptiveRegNet, 16, 48, 27.89, 2.09, 8)
+network("regnet_y_3_2gf", AdaptiveRegNet, 21, 80, 42.63, 2.66, 24)

@@ -10,24 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .adaptive import AdaptiveDepth, Mandatory, split
+from .adaptive import AdaptiveDepth, Stage, in_float32
 from .registry import network
 
 
-class MandatoryBasicBlock(Mandatory, resnet.BasicBlock):
-    """bn1 and bn2 have twins."""
-
-    entry = ("conv1", "downsample")
-
-
-class MandatoryBottleneck(Mandatory, resnet.Bottleneck):
-    """bn1, bn2 and bn3 have twins."""
-
-    entry = ("conv1", "downsample")
-
-
 class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):
+    settings = ("stem",)
+
     def __init__(
         self,
         block: type[nn.Module],
@@ -47,7 +38,8 @@ class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):
             layer = getattr(self, name)
             if pooled_shortcuts:
                 _pool_shortcut(layer[0])
-            setattr(self, name, split(layer, switchable_norms, leave=("downsample",)))
+            setattr(self, name, Stage(layer))
+        self.adapt(switchable_norms, leave=("downsample",))
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -55,8 +47,8 @@ class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):
     def _paths(self) -> Sequence[Sequence[nn.Module]]:
         return [self.layer1], [self.layer2], [self.layer3], [self.layer4]
 
-    def _classify(self, x: Tensor, skip: bool) -> Tensor:
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_float32(self.fc, torch.flatten(self.avgpool(x), 1))
 
 
 def _pool_shortcut(block: nn.Module) -> None:
@@ -67,46 +59,12 @@ def _pool_shortcut(block: nn.Module) -> None:
         block.downsample = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), conv, norm)
 
 
-@network("stem")
-def resnet18(**kwargs: Any) -> AdaptiveResNet:
-    return AdaptiveResNet(resnet.BasicBlock, [2, 2, 2, 2], **kwargs)
-
-
-@network("stem")
-def resnet34(**kwargs: Any) -> AdaptiveResNet:
-    return AdaptiveResNet(resnet.BasicBlock, [3, 4, 6, 3], **kwargs)
-
-
-@network("stem")
-def resnet50(**kwargs: Any) -> AdaptiveResNet:
-    return AdaptiveResNet(resnet.Bottleneck, [3, 4, 6, 3], **kwargs)
-
-
-@network("stem")
-def resnet101(**kwargs: Any) -> AdaptiveResNet:
-    return AdaptiveResNet(resnet.Bottleneck, [3, 4, 23, 3], **kwargs)
-
-
-@network("stem")
-def resnet152(**kwargs: Any) -> AdaptiveResNet:
-    return AdaptiveResNet(resnet.Bottleneck, [3, 8, 36, 3], **kwargs)
-
-
-@network("stem")
-def resnet50vd(**kwargs: Any) -> AdaptiveResNet:
-    return resnet50(pooled_shortcuts=True, **kwargs)
-
-
-@network("stem")
-def resnet101vd(**kwargs: Any) -> AdaptiveResNet:
-    return resnet101(pooled_shortcuts=True, **kwargs)
-
-
-@network("stem")
-def resnext50_32x4d(**kwargs: Any) -> AdaptiveResNet:
-    return resnet50(groups=32, width_per_group=4, **kwargs)
-
-
-@network("stem")
-def wide_resnet50_2(**kwargs: Any) -> AdaptiveResNet:
-    return resnet50(width_per_group=128, **kwargs)
+network("resnet18", AdaptiveResNet, BasicBlock, (2, 2, 2, 2))
+network("resnet34", AdaptiveResNet, BasicBlock, (3, 4, 6, 3))
+network("resnet50", AdaptiveResNet, Bottleneck, (3, 4, 6, 3))
+network("resnet101", AdaptiveResNet, Bottleneck, (3, 4, 23, 3))
+network("resnet152", AdaptiveResNet, Bottleneck, (3, 8, 36, 3))
+network("resnet50vd", AdaptiveResNet, Bottleneck, (3, 4, 6, 3), pooled_shortcuts=True)
+network("resnet101vd", AdaptiveResNet, Bottleneck, (3, 4, 23, 3), pooled_shortcuts=True)
+network("resnext50_32x4d", AdaptiveResNet, Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4)
+network("wide_resnet50_2", AdaptiveResNet, Bottleneck, (3, 4, 6, 3), width_per_group=128)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from .adaptive import AdaptiveDepth, split
+from .adaptive import AdaptiveDepth, Stage, in_float32
 from .registry import network
 
 
@@ -56,7 +56,8 @@ class AdaptiveSmallResNet(AdaptiveDepth, SmallResNet):
     def __init__(self, blocks: int, *, switchable_norms: bool = True, **kwargs: Any) -> None:
         super().__init__(blocks, **kwargs)
         for name in ("layer1", "layer2", "layer3"):
-            setattr(self, name, split(getattr(self, name), switchable_norms))
+            setattr(self, name, Stage(getattr(self, name)))
+        self.adapt(switchable_norms)
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.relu(self.bn1(self.conv1(x)))
@@ -64,20 +65,10 @@ class AdaptiveSmallResNet(AdaptiveDepth, SmallResNet):
     def _paths(self) -> Sequence[Sequence[nn.Module]]:
         return [self.layer1], [self.layer2], [self.layer3]
 
-    def _classify(self, x: Tensor, skip: bool) -> Tensor:
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_float32(self.fc, torch.flatten(self.avgpool(x), 1))
 
 
-@network()
-def resnet20(**kwargs: Any) -> AdaptiveSmallResNet:
-    return AdaptiveSmallResNet(3, **kwargs)
-
-
-@network()
-def resnet32(**kwargs: Any) -> AdaptiveSmallResNet:
-    return AdaptiveSmallResNet(5, **kwargs)
-
-
-@network()
-def resnet56(**kwargs: Any) -> AdaptiveSmallResNet:
-    return AdaptiveSmallResNet(9, **kwargs)
+network("resnet20", AdaptiveSmallResNet, 3)
+network("resnet32", AdaptiveSmallResNet, 5)
+network("resnet56", AdaptiveSmallResNet, 9)

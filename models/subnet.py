@@ -1,83 +1,65 @@
-"""Sub-networks as first-class things: their names, their cost, and each as an ordinary network of its own."""
+"""The contract of a network that holds many: what training, evaluation, export and everything else may ask of one.
+
+A sub-network is a value that only the network understands, handed to every call. Whatever a network adapts (here its
+depth), it says which sub-networks it has, runs one, names them, and gives one as an ordinary network.
+"""
 
 import copy
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from .adaptive import AdaptiveDepth, Mandatory, Stage
 
 
 class Cost(NamedTuple):
-    """What one image costs: multiply-accumulates of convolutions and matrix products; parameters that are used."""
+    """Of one image: multiply-accumulates of convolutions and matrix products; and the parameters that are used."""
 
     macs: int
     parameters: int
 
 
-def subnet_name(skip: Sequence[bool]) -> str:
-    """(True, True, False, False) → "TTFF"."""
-    return "".join("T" if flag else "F" for flag in skip)
+class ManyNetworks(nn.Module):
+    """Called as `model(images, subnet)`; without a sub-network the largest one runs."""
+
+    @property
+    def subnets(self) -> list[Any]:
+        """From the largest to the smallest."""
+        raise NotImplementedError
+
+    def name(self, subnet: Any) -> str:
+        """A word for a sub-network, as tables and the command line say it."""
+        raise NotImplementedError
+
+    def parse(self, word: str) -> Any:
+        """The sub-network of that name. A ValueError says what is wrong with the word."""
+        raise NotImplementedError
+
+    def view(self, subnet: Any = None) -> nn.Module:
+        """A sub-network as an ordinary network that shares this one's weights."""
+        raise NotImplementedError
+
+    def forward_all(self, x: Tensor, subnets: Sequence[Any] | None = None) -> dict[Hashable, Tensor]:
+        """Logits of many sub-networks (None: all of them)."""
+        return {subnet: self(x, subnet) for subnet in (self.subnets if subnets is None else subnets)}
+
+    def extract(self, subnet: Any = None) -> nn.Module:
+        """A sub-network as an ordinary network with a copy of only the weights that it uses."""
+        return copy.deepcopy(self.view(subnet)).train(self.training)
+
+    def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
+        """Of one square image (by default of the network's own size, or 224)."""
+        return cost(self.view(subnet), image_size or getattr(self, "image_size", 224))
 
 
-def cost(model: AdaptiveDepth, skip: Sequence[bool] | None = None, image_size: int | None = None) -> Cost:
-    """The cost of a sub-network on a square image (by default the network's own size, or 224). Computes no output."""
-    plain = _plain_view(model, model.checked(skip))
-    size = image_size or getattr(model, "image_size", 224)
-    meta = {name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in plain.named_parameters()}
-    meta |= {name: torch.empty_like(b, device="meta") for name, b in plain.named_buffers()}
-    images = torch.empty(2, 3, size, size, device="meta", dtype=next(plain.parameters()).dtype)
+def cost(network: nn.Module, image_size: int) -> Cost:
+    """The cost of an ordinary network. Nothing is computed: its tensors are taken as shapes alone."""
+    meta = {name: torch.empty_like(p, device="meta", requires_grad=True) for name, p in network.named_parameters()}
+    meta |= {name: torch.empty_like(b, device="meta") for name, b in network.named_buffers()}
+    images = torch.empty(2, 3, image_size, image_size, device="meta", dtype=next(network.parameters()).dtype)
     # with gradients on, attention runs as matrix products that are counted, not as one fused operator that is not;
     # two images, since batch norm refuses one in training mode
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(plain, meta, (images,))
-    return Cost(macs=counter.get_total_flops() // 4, parameters=sum(p.numel() for p in plain.parameters()))
-
-
-def extract(model: AdaptiveDepth, skip: Sequence[bool] | None = None) -> nn.Module:
-    """A sub-network as a network of torchvision's own class, with a copy of only the weights that it uses."""
-    return copy.deepcopy(_plain_view(model, model.checked(skip)))
-
-
-def _plain_view(model: AdaptiveDepth, skip: tuple[bool, ...]) -> nn.Module:
-    """A sub-network as an ordinary network that shares the model's weights."""
-    flag_of = {module: flag for path, flag in zip(model._paths(), skip, strict=True) for module in path}
-    flag_of |= dict.fromkeys(model._tail(), skip[-1])
-
-    def rebuild(module: nn.Module) -> nn.Module | None:
-        if module in flag_of:
-            return _resolve(module, flag_of[module])
-        if not any(m in flag_of for m in module.modules()):
-            return module
-        return with_children(module, {name: rebuild(child) for name, child in module.named_children()})
-
-    plain = rebuild(model)
-    plain.__class__ = type(model).__bases__[1]
-    model._tidy_plain(plain)
-    return plain
-
-
-def _resolve(module: nn.Module, skip: bool) -> nn.Module | None:
-    """A module of a path without its choice: the norms of one kind alone; None if it is skipped."""
-    if not isinstance(module, Mandatory):
-        return None if skip else module
-    children = {}
-    for name, child in module.named_children():
-        if name.endswith("_skip"):
-            continue
-        chosen = getattr(module, f"{name}_skip", child) if skip else child
-        inner = isinstance(chosen, Mandatory) or isinstance(module, Stage)
-        children[name] = _resolve(chosen, skip) if inner else chosen
-    plain = with_children(module, children)
-    plain.__class__ = module.plain
-    return plain
-
-
-def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
-    """A copy of a module that shares its tensors and has other children (without those that are None)."""
-    new = copy.copy(module)
-    new.__dict__["_modules"] = {name: child for name, child in children.items() if child is not None}
-    return new
+        torch.func.functional_call(network, meta, (images,))
+    return Cost(macs=counter.get_total_flops() // 4, parameters=sum(p.numel() for p in network.parameters()))

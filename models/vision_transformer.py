@@ -4,6 +4,7 @@ A group is split by the rule of every stage, so of b/16's and b/32's 3 blocks th
 of l/16's 6 blocks the last three (3-5, 9-11, 15-17, 21-23).
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,24 +12,20 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vision_transformer
 
-from .adaptive import AdaptiveDepth, Mandatory, make_mandatory, mandatory_count
+from .adaptive import AdaptiveDepth, Stage, in_float32
 from .registry import network
 
 STAGES = 4
 
 
-class MandatoryEncoderBlock(Mandatory, vision_transformer.EncoderBlock):
-    """ln_1 and ln_2 have twins."""
-
-
 class AdaptiveVisionTransformer(AdaptiveDepth, vision_transformer.VisionTransformer):
-    def __init__(self, *, image_size: int = 224, switchable_norms: bool = True, **kwargs: Any) -> None:
-        if image_size % kwargs["patch_size"]:
-            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {kwargs['patch_size']}")
-        super().__init__(image_size=image_size, **kwargs)
-        for group in self._paths():
-            for block in group[: mandatory_count(len(group))]:
-                make_mandatory(block, switchable_norms)
+    settings = ("image_size", "patch_size")
+
+    def __init__(self, *, patch_size: int, image_size: int = 224, switchable_norms: bool = True, **kwargs: Any) -> None:
+        if image_size % patch_size:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+        super().__init__(image_size=image_size, patch_size=patch_size, **kwargs)
+        self.adapt(switchable_norms)
 
     def _embed(self, x: Tensor) -> Tensor:
         patches = self._process_input(x)
@@ -36,34 +33,21 @@ class AdaptiveVisionTransformer(AdaptiveDepth, vision_transformer.VisionTransfor
         return self.encoder.dropout(x + self.encoder.pos_embedding)
 
     def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        blocks = list(self.encoder.layers)
+        blocks = list(self.encoder.layers.named_children())
         length = len(blocks) // STAGES
-        return [blocks[i : i + length] for i in range(0, len(blocks), length)]
+        return [[Stage(OrderedDict(blocks[i : i + length]))] for i in range(0, len(blocks), length)]
 
     def _feature_map(self, x: Tensor) -> Tensor:
         side = self.image_size // self.patch_size
         return x[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
-    def _classify(self, x: Tensor, skip: bool) -> Tensor:
-        return self.heads(self.encoder.ln(x)[:, 0])
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_float32(self.heads, self.encoder.ln(x)[:, 0])
 
 
-def _vit(size: str, **kwargs: Any) -> AdaptiveVisionTransformer:
-    layers, heads, hidden, mlp = {"b": (12, 12, 768, 3072), "l": (24, 16, 1024, 4096)}[size]
-    config = {"num_layers": layers, "num_heads": heads, "hidden_dim": hidden, "mlp_dim": mlp}
-    return AdaptiveVisionTransformer(**{**config, **kwargs})
+BASE = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
+LARGE = {"num_layers": 24, "num_heads": 16, "hidden_dim": 1024, "mlp_dim": 4096}
 
-
-@network("image_size", "patch_size")
-def vit_b_16(**kwargs: Any) -> AdaptiveVisionTransformer:
-    return _vit("b", **{"patch_size": 16, **kwargs})
-
-
-@network("image_size", "patch_size")
-def vit_b_32(**kwargs: Any) -> AdaptiveVisionTransformer:
-    return _vit("b", **{"patch_size": 32, **kwargs})
-
-
-@network("image_size", "patch_size")
-def vit_l_16(**kwargs: Any) -> AdaptiveVisionTransformer:
-    return _vit("l", **{"patch_size": 16, **kwargs})
+network("vit_b_16", AdaptiveVisionTransformer, patch_size=16, **BASE)
+network("vit_b_32", AdaptiveVisionTransformer, patch_size=32, **BASE)
+network("vit_l_16", AdaptiveVisionTransformer, patch_size=16, **LARGE)

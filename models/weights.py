@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from .adaptive import AdaptiveDepth, Mandatory
-from .subnet import _plain_view
+from .adaptive import AdaptiveDepth, twins
 
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and averaged models; of torch.compile
 LINES = 8  # of each kind in a report
@@ -122,7 +121,7 @@ def load_plain(
     state = weights.get_state_dict(progress=progress, check_hash=True) if isinstance(weights, WeightsEnum) else weights
     state = dict(model_state(state, source=source))
     adaptive = any("_skip." in name for name in state)
-    target = model if adaptive else _plain_view(model, model.super_net)
+    target = model if adaptive else model.view(model.super_net)
     own = target.state_dict()
     kept = [name for name in state if new_head and name in own and state[name].shape != own[name].shape]
     kept = [name for name in kept if own[name].shape[1:] == state[name].shape[1:]]
@@ -136,7 +135,5 @@ def load_plain(
 def copy_norms_to_twins(model: nn.Module) -> None:
     """Every skip norm becomes a copy of the norm that it stands in for."""
     for module in model.modules():
-        if isinstance(module, Mandatory):
-            for name, child in module.named_children():
-                if name.endswith("_skip"):
-                    child.load_state_dict(getattr(module, name.removesuffix("_skip")).state_dict())
+        for name, twin in twins(module).items():
+            twin.load_state_dict(getattr(module, name).state_dict())

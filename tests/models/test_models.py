@@ -15,6 +15,8 @@ import torchvision
 from torch import nn
 
 import models
+from models.adaptive import Stage
+from models.resnet import AdaptiveResNet
 from models.resnet_small import SmallResNet
 from tests.filled import filled, images
 from tests.tiny import SIZE, TINY, batch, tiny
@@ -46,9 +48,9 @@ def test_logits_are_the_reference_s(name: str) -> None:
     model = models.build(name).eval()
     model.load_state_dict(filled(model.state_dict()))
     outputs = model.forward_all(images(2, 224))
-    assert {models.subnet_name(skip) for skip in outputs} == LOGITS[name].keys()
+    assert {model.name(skip) for skip in outputs} == LOGITS[name].keys()
     for skip, logits in outputs.items():
-        golden = LOGITS[name][models.subnet_name(skip)]
+        golden = LOGITS[name][model.name(skip)]
         torch.testing.assert_close(logits[:, :8], torch.tensor(golden["head"]), atol=1e-4, rtol=0)
         assert logits.std().item() == pytest.approx(golden["std"], abs=1e-4)
         assert logits.argmax(1).tolist() == golden["argmax"]
@@ -81,9 +83,9 @@ def test_every_network_is_the_plain_one_plus_twins(name: str) -> None:
         plain = PLAIN_OF[name]() if name in PLAIN_OF else getattr(torchvision.models, name.replace("vd", ""))()
     twins = sum(p.numel() for key, p in model.named_parameters() if "_skip." in key)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + twins
-    assert models.cost(model).parameters == sum(p.numel() for p in plain.parameters())
+    assert model.cost().parameters == sum(p.numel() for p in plain.parameters())
     assert 0 < twins < 0.02 * sum(p.numel() for p in plain.parameters())
-    macs = [models.cost(model, skip).macs for skip in (model.super_net, model.base_net)]
+    macs = [model.cost(skip).macs for skip in (model.super_net, model.base_net)]
     assert 0.4 < macs[1] / macs[0] < 0.75
 
 
@@ -99,7 +101,7 @@ def test_macs_are_the_reference_s(name: str, gmacs: dict[str, float]) -> None:
     with torch.device("meta"):
         model = models.build(name)
     (wanted,) = {len(key) for key in gmacs}
-    counted = {key: models.cost(model, [letter == "T" for letter in key]).macs / 1e9 for key in gmacs}
+    counted = {key: model.cost([letter == "T" for letter in key]).macs / 1e9 for key in gmacs}
     assert wanted == model.num_skippable_stages
     assert counted == pytest.approx(gmacs, abs=6e-4)
 
@@ -107,7 +109,7 @@ def test_macs_are_the_reference_s(name: str, gmacs: dict[str, float]) -> None:
 def test_macs_of_attention_are_counted() -> None:
     with torch.device("meta"):
         model = models.vit_b_16().eval()
-    assert 17.5e9 < models.cost(model).macs < 17.6e9
+    assert 17.5e9 < model.cost().macs < 17.6e9
 
 
 def test_features_are_one_map_a_stage(model: models.AdaptiveDepth) -> None:
@@ -131,17 +133,19 @@ def test_tree_walk_and_extraction_equal_single_calls_bit_for_bit(model: models.A
     assert torch.equal(some[model.base_net], outputs[model.base_net])
     for skip, logits in outputs.items():
         assert torch.equal(model(x, skip), logits)
-        plain = models.extract(model, skip)
+        plain = model.extract(skip)
         assert torch.equal(plain(x), logits)
         assert type(plain) is type(model).__bases__[1]
+        assert not plain.training
+        assert not any(isinstance(module, Stage) or module.training for module in plain.modules())
         assert not any("_skip" in name for name, _ in plain.named_modules())
-        assert sum(p.numel() for p in plain.parameters()) == models.cost(model, skip, SIZE).parameters
+        assert sum(p.numel() for p in plain.parameters()) == model.cost(skip, SIZE).parameters
 
 
 @torch.no_grad()
 def test_an_extracted_network_shares_nothing(model: models.AdaptiveDepth) -> None:
     before = model(batch(), model.base_net)
-    plain = models.extract(model, model.base_net)
+    plain = model.extract(model.base_net)
     for parameter in plain.parameters():
         parameter.zero_()
     assert torch.equal(model(batch(), model.base_net), before)
@@ -220,7 +224,7 @@ def test_training_touches_only_what_the_subnetwork_uses(model: models.AdaptiveDe
     trained(torch.randn(4, 3, SIZE, SIZE), trained.base_net).sum().backward()
     used = {name for name, p in trained.named_parameters() if p.grad is not None}
     count = sum(p.numel() for name, p in trained.named_parameters() if name in used)
-    assert count == models.cost(model, model.base_net, SIZE).parameters
+    assert count == model.cost(model.base_net, SIZE).parameters
     trained(torch.randn(4, 3, SIZE, SIZE)).sum().backward()
     assert all(p.grad is not None for p in trained.parameters())
 
@@ -234,10 +238,106 @@ def test_stochastic_depth_is_off_in_mandatory_blocks_of_a_skipped_stage() -> Non
     assert not torch.equal(model(x), model(x))
 
 
-def test_sync_batch_norm_reaches_the_twins() -> None:
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(tiny("resnet18"))
+def test_modules_replaced_after_the_first_call_run(model: models.AdaptiveDepth) -> None:
+    changed = copy.deepcopy(model)
+    for skip in (changed.super_net, changed.base_net):
+        changed(batch(), skip)
+    ran = set()
+
+    class Noted(nn.Module):
+        def __init__(self, wrapped: nn.Module) -> None:
+            super().__init__()
+            self.wrapped = wrapped
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ran.add(id(self))
+            return self.wrapped(x)
+
+    noted = {}
+    for module in list(changed.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, (nn.BatchNorm2d, nn.LayerNorm)):
+                noted[f"{id(module)} {name}"] = Noted(child)
+                setattr(module, name, noted[f"{id(module)} {name}"])
+    with torch.no_grad():
+        for skip in (changed.super_net, changed.base_net):
+            assert torch.equal(changed(batch(), skip), model(batch(), skip))
+    assert ran == {id(module) for module in noted.values()}
+
+
+def test_sync_batch_norm_reaches_the_twins_also_after_a_call() -> None:
+    model = tiny("resnet18")
+    model(batch(), model.base_net)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert not any(type(module) is nn.BatchNorm2d for module in model.modules())
     assert isinstance(model.layer1[0].bn1_skip, nn.SyncBatchNorm)
+    ran = []
+    model.layer1[0].bn1_skip.register_forward_hook(lambda norm, *_: ran.append(type(norm)))
+    model(batch(), model.base_net)
+    assert ran == [nn.SyncBatchNorm]
+
+
+def test_what_runs_is_in_the_mode_of_what_it_was_made_of() -> None:
+    """A frozen block may ask for its own mode in its forward, as functional dropout does."""
+    model, modes = tiny("resnet18"), []
+
+    class Asking(type(model.layer1[0])):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    model.layer1[0].__class__ = Asking
+    model = copy.deepcopy(model)
+    for expected in (True, False):
+        model.train(expected)(batch(4), model.base_net)
+        assert modes.pop() is expected
+    model.train()
+    model.layer1[0].eval()
+    model(batch(4))
+    assert modes.pop() is False
+
+
+def test_a_subclass_is_a_network_as_well() -> None:
+    class Mine(AdaptiveResNet):
+        pass
+
+    model = Mine(torchvision.models.resnet.BasicBlock, (2, 2, 2, 2), num_classes=7).eval()
+    plain = model.extract(model.base_net)
+    assert type(plain) is torchvision.models.ResNet
+    assert torch.equal(plain(batch()), model(batch(), model.base_net))
+
+
+@torch.no_grad()
+def test_logits_of_16_bit_networks_are_float32_and_do_not_tie(model: models.AdaptiveDepth) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        several = [model(batch(), model.base_net), *model.forward_all(batch()).values()]
+    for logits in several:
+        assert logits.dtype is torch.float32
+        assert not torch.equal(logits, logits.bfloat16().float())  # not merely widened afterwards
+
+
+def test_stages_can_be_sharded() -> None:
+    """FSDP gathers a module's weights in hooks of that very module, after giving it a class of its own."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for name in ("resnet18", "vit_b_16"):
+            model = tiny(name)
+            expected = model.forward_all(batch())
+            mesh = init_device_mesh("cpu", (1,))
+            blocks = model.encoder.layers if name == "vit_b_16" else [getattr(model, f"layer{n}") for n in (1, 2, 3, 4)]
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            for skip in (model.super_net, model.base_net):
+                logits = model(batch(), skip)
+                torch.testing.assert_close(logits, expected[skip])
+                logits.sum().backward()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_hooks_see_mandatory_blocks_under_either_flag() -> None:
@@ -281,7 +381,7 @@ def test_all_subnetworks_run_compiled(name: str) -> None:
         made_by_round.append(counter.frame_count)
     made, after = made_by_round
     assert made == after
-    assert paths < made <= paths + 3  # what stands before the stages, and behind them under either flag
+    assert paths < made <= paths + 4  # before the stages, behind them under either flag, the classifier
     plain_copy = copy.deepcopy(model)
     assert torch.equal(plain_copy(x), expected[model.super_net])
     assert counter.frame_count == made

@@ -13,23 +13,23 @@ from torchvision.ops import StochasticDepth
 import models
 from tests.filled import filled, images
 from tests.tiny import TINY, batch, tiny
-from utils.train.step import (
-    LABELS,
-    Outputs,
-    Pass,
-    SelfDistillation,
-    TrainingStep,
-    adn_passes,
-    individual_passes,
-    undistilled_passes,
-)
+from utils.train.losses import Distillation, Outputs
+from utils.train.passes import LABELS, Pass
+from utils.train.step import TrainingStep
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
 
 
-def step_of(model: nn.Module, passes: list[Pass], losses: SelfDistillation, smoothing: float = 0.0) -> TrainingStep:
-    criterion = nn.CrossEntropyLoss(label_smoothing=smoothing)
-    return TrainingStep(model, passes, criterion, losses, contextlib.nullcontext)
+def adn_passes(model: models.AdaptiveDepth, alpha: float = 0.5) -> list[Pass]:
+    return [Pass("super", model.super_net, ((LABELS, alpha),)), Pass("base", model.base_net, ((0, 1 - alpha),))]
+
+
+def step_of(model: nn.Module, distance: Distillation, smoothing: float = 0.0) -> TrainingStep:
+    return TrainingStep(model, nn.CrossEntropyLoss(label_smoothing=smoothing), distance, contextlib.nullcontext)
+
+
+def backward(loss: torch.Tensor) -> None:
+    loss.backward()
 
 
 @pytest.fixture
@@ -48,10 +48,9 @@ def test_a_step_equals_the_official_one(name):
     settings = golden["args"]
     model = models.build(settings["model"], num_classes=1000)
     model.load_state_dict(filled(model.state_dict()))
-    losses = SelfDistillation(settings["temp"], topk=500, features=settings["fpn"])
-    passes = adn_passes(model.super_net, model.base_net, settings["alpha"])
-    step = step_of(model.train(), passes, losses, smoothing=0.1)
-    results = step(images(4, settings["size"]), torch.arange(4) * 7, lambda loss: loss.backward())
+    step = step_of(model.train(), Distillation(settings["temp"], topk=500, features=settings["fpn"]), smoothing=0.1)
+    passes = adn_passes(model, settings["alpha"])
+    results = step(passes, images(4, settings["size"]), torch.arange(4) * 7, backward)
     assert [round(result.loss.item(), 4) for result in results] == [golden["loss_super"], golden["loss_base"]]
     norms = {name: parameter.grad.norm().item() for name, parameter in model.named_parameters()}
     assert norms.keys() == golden["grads"].keys()
@@ -67,8 +66,7 @@ def test_passes_in_turn_give_the_gradients_of_the_summed_loss(name):
         if isinstance(module, (nn.Dropout, StochasticDepth)):
             module.p = 0.0
     x, labels = batch(8).double(), torch.arange(8) % 7
-    losses = SelfDistillation(2.0, topk=3, features=True)
-    step_of(model, adn_passes(model.super_net, model.base_net, 0.3), losses)(x, labels, lambda loss: loss.backward())
+    step_of(model, Distillation(2.0, topk=3, features=True))(adn_passes(model, 0.3), x, labels, backward)
     in_turn = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     y_super, h_super = model(x, model.super_net, return_features=True)
@@ -95,8 +93,8 @@ def test_topk_is_capped_by_the_number_of_classes_and_0_means_all():
     student, teacher = (torch.randn(5, 10, generator=generator) for _ in range(2))
     by_all = divergence(student, teacher, 1.0)
     for topk in (0, 10, 500):
-        torch.testing.assert_close(SelfDistillation(1.0, topk).logit_loss(student, teacher), by_all)
-    few = SelfDistillation(1.0, topk=4).logit_loss(student, teacher)
+        torch.testing.assert_close(Distillation(1.0, topk)(Outputs(student), Outputs(teacher)), by_all)
+    few = Distillation(1.0, topk=4)(Outputs(student), Outputs(teacher))
     classes = teacher.topk(4).indices
     torch.testing.assert_close(few, divergence(student.gather(1, classes), teacher.gather(1, classes), 1.0))
 
@@ -104,28 +102,48 @@ def test_topk_is_capped_by_the_number_of_classes_and_0_means_all():
 def test_a_teacher_learns_nothing_from_its_student():
     teacher = torch.randn(3, 4, requires_grad=True)
     student = torch.randn(3, 4, requires_grad=True)
-    losses = SelfDistillation(features=True)
+    losses = Distillation(features=True)
     outputs = [Outputs(t, [t[:, :2], t[:, 2:], t]) for t in (student, teacher.detach())]
     losses(*outputs).backward()
     assert student.grad.any()
     assert teacher.grad is None
 
 
-def test_the_methods_are_lists_of_passes():
-    assert adn_passes("S", "B", 0.4) == [Pass("S", LABELS, 0.4), Pass("B", 0, 0.6)]
-    assert undistilled_passes("S", "B") == [Pass("S", LABELS, 0.5), Pass("B", LABELS, 0.5)]
-    assert individual_passes("X") == [Pass("X", LABELS, 1.0)]
-
-
-def test_an_individual_network_leaves_the_other_s_parameters_alone():
+def test_a_pass_has_a_view_and_several_targets():
+    """As in scale-adaptive networks: each resolution on the labels, and on all larger ones; and a frozen teacher."""
     model = tiny("resnet18").train()
-    step = step_of(model, individual_passes(model.base_net), SelfDistillation())
-    step(batch(4), torch.arange(4), lambda loss: loss.backward())
-    untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    expected = {name for name, _ in model.named_parameters()} - set(models.extract(model, model.base_net).state_dict())
-    assert any(".1.conv1" in name for name in untouched)
-    assert not untouched & {name for name, _ in model.named_parameters() if "bn1_skip" in name}
-    assert {name for name in expected if "bn" not in name} <= untouched
+    frozen = tiny("resnet18")
+    calls = []
+
+    def teacher(images: torch.Tensor) -> Outputs:
+        calls.append(images.shape[-1])
+        return Outputs(frozen(images, frozen.base_net))
+
+    views, labels = [batch(4), batch(4)[..., ::2, ::2]], torch.arange(4)
+    passes = [
+        Pass("32", model.super_net, ((LABELS, 1.0), (teacher, 0.5)), view=0),
+        Pass("16", model.super_net, ((LABELS, 1.0), (0, 0.25), (teacher, 0.5)), view=1),
+        Pass("again", model.base_net, ((teacher, 2.0),), view=1),
+    ]
+    distance = Distillation(topk=0)
+    results = step_of(model, distance)(passes, views, labels, backward)
+    assert calls == [32, 16]  # once a view
+    assert all(parameter.grad is None for parameter in frozen.parameters())
+    in_turn = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    with torch.no_grad():
+        theirs = [frozen(view, frozen.base_net) for view in views]
+    large, small, base = model(views[0]), model(views[1]), model(views[1], model.base_net)
+    expected = [
+        F.cross_entropy(large, labels) + 0.5 * divergence(large, theirs[0], 1.0),
+        F.cross_entropy(small, labels) + 0.25 * divergence(small, large, 1.0) + 0.5 * divergence(small, theirs[1], 1.0),
+        2.0 * divergence(base, theirs[1], 1.0),
+    ]
+    for result, loss in zip(results, expected, strict=True):
+        torch.testing.assert_close(result.loss, loss.detach())
+    sum(expected).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(in_turn[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_one_pass_s_activations_are_in_memory_at_a_time():
@@ -146,6 +164,5 @@ def test_one_pass_s_activations_are_in_memory_at_a_time():
             return grad
 
     model.fc.register_forward_pre_hook(lambda _, inputs: (Probe.apply(inputs[0]),))
-    step = step_of(model, adn_passes(model.super_net, model.base_net), SelfDistillation())
-    step(batch(4), torch.arange(4), lambda loss: loss.backward())
+    step_of(model, Distillation())(adn_passes(model), batch(4), torch.arange(4), backward)
     assert seen == [1, 1]

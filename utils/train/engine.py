@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from utils import processes as distributed
+from sampler import TrainBatches
+from utils import processes
+from utils.data.device import OnDevice
 from utils.data.loading import Batch
 from utils.errors import UserError
 from utils.files import whole_file
-from utils.reduction import GradientReducer
 from utils.rng import derive
 from utils.stop import StopRequest
 from utils.train import checkpoint
 from utils.train.checkpoint import Progress, State
 from utils.train.log import Log, Meters, averages
 from utils.train.optim import all_finite
+from utils.train.passes import Method
 from utils.train.step import TrainingStep
 
 
@@ -34,11 +36,10 @@ class Run:
 
     args: argparse.Namespace
     state: State
+    method: Method
     step: TrainingStep
-    names: list[str]  # of the passes, for the log
-    reducer: GradientReducer
-    prepare: Callable  # Batch -> images, targets on the device
-    mix: Callable  # images, targets, generator -> images, targets
+    on_device: OnDevice
+    mix: Callable  # images, targets, generator → images, targets
     log: Log
     stop: StopRequest
 
@@ -47,19 +48,19 @@ class Run:
         return Path(self.args.output_dir)
 
 
-def train_one_epoch(run: Run, loader: DataLoader, sampler: Sampler) -> bool:
+def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool:
     """Train the rest of the epoch that `run.state.progress` stands in. False if asked to stop."""
     args, progress = run.args, run.state.progress
-    steps = -(-len(loader) // args.grad_accum)
-    sampler.set_epoch(progress.epoch, start=min(progress.samples // distributed.world_size(), len(sampler)))
-    meters = Meters(len(run.names), run.reducer.device, progress.meters)
+    steps = -(-len(batches) // args.grad_accum)
+    batches.set_epoch(progress.epoch, start=progress.samples // processes.world_size())
+    meters = Meters(len(run.method.roles), run.on_device.device, progress.meters)
     watch = Watch(run, meters)
     run.log.start_epoch(progress.epoch, progress.step, steps)
     run.state.model.train()
-    for batches in grouped(loader, args.grad_accum):
-        check_readable(batches, args.on_corrupt, progress)
-        take_step(run, batches, meters)
-        progress.samples += sum(len(batch.targets) for batch in batches) * distributed.world_size()
+    for group in grouped(run.on_device(loader), args.grad_accum):
+        check_readable(group, args.on_corrupt, progress)
+        take_step(run, group, meters)
+        progress.samples += sum(len(batch.targets) for batch in group) * processes.world_size()
         progress.step += 1
         if progress.step % args.print_freq == 0 or progress.step == steps:
             watch.report()
@@ -74,10 +75,10 @@ def train_one_epoch(run: Run, loader: DataLoader, sampler: Sampler) -> bool:
     return not run.stop.answer
 
 
-def grouped(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """The batches of each optimizer step; the last step of an epoch may have fewer."""
-    batches = iter(loader)
-    while group := list(itertools.islice(batches, size)):
+    remaining = iter(batches)
+    while group := list(itertools.islice(remaining, size)):
         yield group
 
 
@@ -91,27 +92,26 @@ def check_readable(batches: Sequence[Batch], on_corrupt: str, progress: Progress
     progress.corrupt += len(corrupt)
 
 
-def take_step(run: Run, batches: list, meters: Meters) -> None:
+def take_step(run: Run, group: Sequence[Batch], meters: Meters) -> None:
     """All passes of all batches, one reduction of the gradients, one step of the optimizer."""
-    args, state = run.args, run.state
-    seed = derive(args.seed, state.progress.epoch, state.progress.step, distributed.rank())
+    args, state, progress = run.args, run.state, run.state.progress
+    seed = derive(args.seed, progress.epoch, progress.step, processes.rank())
     torch.manual_seed(seed)  # dropout and stochastic depth: a resumed run draws what an uninterrupted one draws
     generator = torch.Generator().manual_seed(seed)
+    passes = run.method.passes(progress.epoch, progress.step)
     # Reduced gradients live in buckets and are zeroed there; others are dropped, which saves a pass over the memory.
-    state.optimizer.zero_grad(set_to_none=not run.reducer.active)
-    for number, batch in enumerate(batches):
-        images, targets = run.mix(*run.prepare(batch), generator)
-        run.reducer.prepare(last=number == len(batches) - 1)
-        results = run.step(images, targets, lambda loss: _scaled(state.scaler, loss / len(batches)).backward())
-        meters.add(results, targets)
-    run.reducer.finish()
+    state.optimizer.zero_grad(set_to_none=processes.world_size() == 1)
+
+    def backward(loss: Tensor) -> None:
+        loss = loss / len(group)
+        (state.scaler.scale(loss) if state.scaler else loss).backward()
+
+    for number, batch in enumerate(group):
+        images, targets = run.mix(batch.images, batch.targets, generator)
+        meters.add(run.step(passes, images, targets, backward, reduce=number == len(group) - 1), targets)
     update_weights(state, args.clip_grad_norm)
     if state.ema:
-        state.ema.update(state.model, state.progress.step, warming_up=state.progress.epoch < args.lr_warmup_epochs)
-
-
-def _scaled(scaler: torch.amp.GradScaler | None, loss: Tensor) -> Tensor:
-    return scaler.scale(loss) if scaler else loss
+        state.ema.update(state.model, progress.step, warming_up=progress.epoch < args.lr_warmup_epochs)
 
 
 def update_weights(state: State, clip: float | None) -> None:
@@ -138,11 +138,19 @@ class Watch:
         self.images_before = self.seen[0, 3].item()
 
     def check(self) -> Tensor:
-        """The sums over all processes so far; they are finite."""
+        """The sums over all processes so far.
+
+        A loss that is not finite ends the run; with loss scaling, which leaves such a step out, only if all since the
+        last log point are so.
+        """
         values = self.meters.values()
         total = values.sum(0)
-        if not total.isfinite().all():
-            stop_with_diagnostic(self.run, averages(self.run.names, total - self.seen))
+        images, not_finite = (total - self.seen)[:, 3:].unbind(1)
+        bad = not_finite > 0
+        if self.run.state.scaler:
+            bad &= not_finite == images
+        if bad.any() or not total.isfinite().all():
+            stop_with_diagnostic(self.run, averages(self.run.method.roles, total - self.seen))
         self.run.state.progress.meters = values.tolist()
         return total
 
@@ -150,7 +158,7 @@ class Watch:
         """A log line about what came since the last one."""
         total = self.check()
         lr = self.run.state.optimizer.param_groups[0]["lr"]
-        values = {"lr": lr, **averages(self.run.names, total - self.seen)}
+        values = {"lr": lr, **averages(self.run.method.roles, total - self.seen)}
         self.run.log.point(self.run.state.progress.step, int(total[0, 3].item() - self.images_before), values)
         self.seen = total
 
@@ -159,7 +167,7 @@ def save(run: Run) -> None:
     """Write the newest checkpoint, unless the weights have gone wrong."""
     if not all_finite(run.state.model.parameters()):
         stop_with_diagnostic(run, {})
-    distributed.on_main(lambda: checkpoint.save(run.folder, run.state.content()))
+    processes.on_main(lambda: checkpoint.save(run.folder, run.state.content()))
 
 
 def stop_with_diagnostic(run: Run, losses: dict[str, float]) -> None:
@@ -176,25 +184,13 @@ def stop_with_diagnostic(run: Run, losses: dict[str, float]) -> None:
         "args": vars(run.args),
     }
     path = run.folder / "diagnostic.json"
-    distributed.on_main(lambda: _write_json(path, content))
+
+    def write() -> None:
+        with whole_file(path) as file:
+            file.write(json.dumps(content, indent=2, default=str).encode())
+
+    processes.on_main(write)
     raise UserError(
         f"the loss is not finite (epoch {state.progress.epoch}, step {state.progress.step}): {path} tells more, "
         "the last good checkpoint is kept; try a lower --lr, --lr-warmup-epochs, --clip-grad-norm or --amp-dtype bf16"
     )
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with whole_file(path) as file:
-        file.write(json.dumps(content, indent=2, default=str).encode())
-
-
-class Prepare:
-    """A batch of bytes → images and targets on the device; the copies run beside the device's work."""
-
-    def __init__(self, device: torch.device, to_float: nn.Module) -> None:
-        self.device = device
-        self.to_float = to_float.to(device)
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        images = self.to_float(batch.images.to(self.device, non_blocking=True))
-        return images, batch.targets.to(self.device, non_blocking=True)

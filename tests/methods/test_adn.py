@@ -1,0 +1,52 @@
+"""The methods as lists of passes, and what they leave alone."""
+
+from argparse import ArgumentParser, Namespace
+
+import pytest
+import torch
+
+from methods import METHODS
+from methods.adn import AdaptiveDepth, Individual, add_flags
+from tests.tiny import batch, tiny
+from utils.errors import UserError
+from utils.train.passes import LABELS, Pass
+
+
+def settings(flags: str = "", **others: object) -> Namespace:
+    parser = ArgumentParser()
+    add_flags(parser.add_argument_group())
+    return Namespace(**vars(parser.parse_args(flags.split())), **others)
+
+
+def test_super_net_learns_from_labels_and_base_net_from_it():
+    model = tiny("resnet18")
+    method = AdaptiveDepth(settings("--subpath-alpha 0.4 --subpath-temp 2 --subpath-topk 7 --fpn"), model)
+    expected = [Pass("super", model.super_net, ((LABELS, 0.4),)), Pass("base", model.base_net, ((0, 0.6),))]
+    assert method.passes(epoch=0, step=0) == method.passes(epoch=3, step=9) == expected
+    assert (method.distance.temperature, method.distance.topk, method.distance.features) == (2.0, 7, True)
+    assert method.tested == {"super": model.super_net, "base": model.base_net}
+
+
+def test_the_ablation_learns_from_labels_alone():
+    method = AdaptiveDepth(settings("--no-distillation"), tiny("resnet18"))
+    assert [this.targets for this in method.passes(0, 0)] == [((LABELS, 0.5),), ((LABELS, 0.5),)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "swin_t"])
+def test_an_individual_network_freezes_what_only_others_use(name):
+    model = tiny(name)
+    method = Individual(settings(skip_cfg=["base"]), model)
+    assert method.passes(0, 0) == [Pass("T" * model.num_skippable_stages, model.base_net, ((LABELS, 1.0),))]
+    model.train()(batch(4), model.base_net).sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert sum(p.numel() for n, p in model.named_parameters() if n in trained) == model.cost(model.base_net).parameters
+
+
+def test_one_network_alone_is_one():
+    with pytest.raises(UserError, match=r"trains one network; --skip-cfg names 16"):
+        Individual(settings(skip_cfg=["all"]), tiny("resnet18"))
+    with pytest.raises(UserError, match=r"--skip-cfg: 'TTF' has 3 flags"):
+        Individual(settings(skip_cfg=["TTF"]), tiny("resnet18"))
+    assert set(METHODS) == {"adn", "individual"}
+    assert torch.is_grad_enabled()

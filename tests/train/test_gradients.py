@@ -1,0 +1,28 @@
+"""Two processes and several passes a step: gradients are those of the summed loss, averaged, and travel once."""
+
+import json
+
+import pytest
+
+from tests.launch import launch
+from tests.train.gradients_worker import CASES
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gradients") / "results.json"
+    done = launch("tests/train/gradients_worker.py", path, processes=2)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_the_average_to_the_last_bit_and_processes_stay_equal(results, case):
+    assert all(results[case]["equal"])
+    assert results[case]["same"]
+
+
+@pytest.mark.parametrize("case", ["sent", "sent frozen"])
+def test_every_gradient_travels_once_a_step_and_what_is_frozen_never(results, case):
+    assert results[case]["bytes"] == results[case]["used"]
+    assert results[case]["buckets"] > 1

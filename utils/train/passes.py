@@ -1,0 +1,33 @@
+"""What a training step runs. A method (methods/) is its list of passes; the loop knows nothing more of it.
+
+A pass runs one sub-network and pulls its outputs towards targets. Forward and backward follow each other pass by pass,
+then the gradients are reduced once and the optimizer steps once. Imports no torch.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+LABELS = "labels"
+Target = str | int | Callable  # LABELS, the number of an earlier pass, or a frozen teacher: images → Outputs
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Run `subnet` on a view of the batch. Its loss is the sum over `targets`: (what to come close to, weight)."""
+
+    role: str  # what the log calls it
+    subnet: Hashable
+    targets: tuple[tuple[Target, float], ...]
+    view: int = 0  # of a batch that holds several (resolutions, crops)
+
+
+class Method(Protocol):
+    """Made by the command from its arguments and the network. It may freeze what it does not train."""
+
+    roles: Sequence[str]  # of the passes, alike in every step
+    tested: dict[str, Hashable]  # sub-networks to test after each epoch, by name; the first decides what is best
+    distance: Any  # (student's Outputs, teacher's) → loss; it has `features` if it needs those of the stages
+
+    def passes(self, epoch: int, step: int) -> Sequence[Pass]:
+        """Of that step. What is drawn follows from (seed, epoch, step): alike in all processes and after a resume."""
