@@ -141,7 +141,7 @@ class Watch:
         """The sums over all processes so far; they are finite."""
         values = self.meters.values()
         total = values.sum(0)
-        if not total.isfinite().all():
+        if total[:, Meters.COLUMNS.index("not_finite")].any():
             stop_with_diagnostic(self.run, averages(self.run.names, total - self.seen))
         self.run.state.progress.meters = values.tolist()
         return total
