@@ -158,11 +158,13 @@ def with_sync_bn(model: models.AdaptiveDepth, device: torch.device) -> models.Ad
 def resume(state: checkpoint.State) -> None:
     """Continue where --resume says, or, in a run that its launcher started again, where it had come to."""
     args, folder = state.args, Path(state.args.output_dir)
-    distributed.on_main(lambda: checkpoint.remove_leftovers(folder))
+    distributed.on_main(lambda: checkpoint.remove_half_written(folder))
     wish = args.resume or ("auto" if distributed.restarted() else "")
     path = Path(wish)
     if wish == "auto":
-        path = distributed.from_main(checkpoint.newest_good(folder, read_checkpoint) if distributed.is_main() else None)
+        path = distributed.from_main(
+            checkpoint.newest_readable(folder, read_checkpoint) if distributed.is_main() else None
+        )
         if path is None:
             logger.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
     if wish and path is not None:
@@ -170,11 +172,11 @@ def resume(state: checkpoint.State) -> None:
         progress = state.progress
         logger.info("Resumed %s: epoch %d, step %d", path, progress.epoch, progress.step)
     elif not wish:
-        distributed.on_main(lambda: checkpoint.set_aside(folder))
+        distributed.on_main(lambda: checkpoint.rename_older_run(folder))
 
 
 def train(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
-    distributed.on_main(lambda: log.write_run_file(Path(args.output_dir), args))
+    distributed.on_main(lambda: log.write_run_file(Path(args.output_dir), args, device))
     run = make_run(args, device, data, model)
     rank, processes = distributed.rank(), distributed.world_size()
     order = sampler.TrainSampler(
@@ -223,7 +225,7 @@ def finish_epoch(run: engine.Run, results: dict[Hashable, Result]) -> None:
     progress.best = max(progress.best, super_net.top1)
     progress.next_epoch()
     engine.save(run)
-    distributed.on_main(lambda: checkpoint.keep(run.folder, epoch, run.args.epochs, best))
+    distributed.on_main(lambda: checkpoint.keep_epoch(run.folder, epoch, run.args.epochs, best))
 
 
 def opening_line(run: engine.Run, data: Data, batches: int) -> str:

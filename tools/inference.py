@@ -50,7 +50,7 @@ def _weights(args: argparse.Namespace) -> Saved | None:
         return saved_weights(args)
     path = Path(args.resume)
     if args.resume == "auto":
-        path = checkpoint.newest_good(Path(args.output_dir), read_checkpoint)
+        path = checkpoint.newest_readable(Path(args.output_dir), read_checkpoint)
         if path is None:
             raise UserError(f"--resume auto: no checkpoint in {args.output_dir}")
     return read_saved(path, args.model_ema)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what the file system refuses said in one line."""
 
 import contextlib
 import os
@@ -10,19 +10,27 @@ from utils.errors import UserError
 
 
 @contextlib.contextmanager
+def as_user_error(path: Path, problem: str) -> Iterator[None]:
+    """The file system's refusals within the block become a UserError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {problem} ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of `path` only at the end; an older one stays if anything goes wrong."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with as_user_error(path, "cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,8 +1,10 @@
 """Checkpoints: whole or not there, refused where they do not belong, read from the official code too."""
 
 import argparse
+import os
 import resource
 import subprocess
+import zlib
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ import models
 import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command
 from tests.pictures import image_folder
+from tests.tiny import tiny
+from tests.train.test_resume import assert_same
 from utils.errors import UserError
 from utils.train import checkpoint, optim
+from utils.train.log import Meters
 
 SMALL = (
     "--model mobilenet_v2 --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --workers 0 --batch-size 4 "
@@ -121,7 +126,9 @@ def official_checkpoint(args: argparse.Namespace, order: list[str]) -> tuple[dic
     model = models.build("vit_b_16", num_classes=2, image_size=32, **NARROW)
     names = [name for name, _ in model.named_parameters()]
     groups = optim.group_names(model, args)
-    theirs = optim.ordered({name: "other" if groups[name] == "pos_embedding" else groups[name] for name in order})
+    theirs = optim.names_by_group(
+        {name: "other" if groups[name] == "pos_embedding" else groups[name] for name in order}
+    )
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.SGD(
         [{"params": [parameters[name] for name in members], "weight_decay": 0.5} for members in theirs.values()],
@@ -147,36 +154,159 @@ def official_checkpoint(args: argparse.Namespace, order: list[str]) -> tuple[dic
 NARROW = {"hidden_dim": 16, "num_heads": 2, "mlp_dim": 32}
 
 
-def test_an_official_checkpoint_is_continued():
-    """Its parameters come in another order and groups (it leaves pos_embedding among the others)."""
-    args = train_adn.parser().parse_args(["--model", "vit_b_16", "--model-ema", "--transformer-embedding-decay", "0"])
-    args.norm_weight_decay = args.bias_weight_decay = 0.0
-    model = models.build("vit_b_16", num_classes=2, image_size=32, **NARROW)
-    order = [name for name, _ in model.named_parameters()][::-1]
-    content, momenta = official_checkpoint(args, order)
-    optimizer = optim.build_optimizer(model, args)
-    state = checkpoint.State(
+def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler | None = None) -> checkpoint.State:
+    """The state of a run at its beginning."""
+    args = train_adn.parser().parse_args(flags.split())
+    return checkpoint.State(
         model=model,
-        optimizer=optimizer,
+        optimizer=(optimizer := optim.build_optimizer(model, args)),
         scheduler=optim.build_scheduler(optimizer, args),
         ema=optim.MovingAverage(model, 0.9, 1),
-        scaler=None,
+        scaler=scaler,
         progress=checkpoint.Progress(),
         args=args,
         classes=["cat", "dog"],
     )
+
+
+def test_an_official_checkpoint_is_continued():
+    """Its parameters come in another order and groups (it leaves pos_embedding among the others)."""
+    model = models.build("vit_b_16", num_classes=2, image_size=32, **NARROW)
+    order = [name for name, _ in model.named_parameters()][::-1]
+    decays = "--transformer-embedding-decay 0 --norm-weight-decay 0 --bias-weight-decay 0"
+    state = state_of(model, f"--model vit_b_16 --model-ema {decays}")
+    content, momenta = official_checkpoint(state.args, order)
     state.restore(content, models.load_state, "official.pth")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, content["model"][name])
-        assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momenta[name]), name
+        assert torch.equal(state.optimizer.state[parameter]["momentum_buffer"], momenta[name]), name
     assert all(torch.equal(t, content["model_ema"][f"module.{n}"]) for n, t in state.ema.module.state_dict().items())
     assert state.ema.n_averaged == 9
     assert (state.progress.epoch, state.progress.step) == (7, 0)
-    assert optimizer.param_groups[0]["lr"] == 0.25
-    assert optimizer.param_groups[0]["fused"] is True
+    assert state.optimizer.param_groups[0]["lr"] == 0.25
+    assert state.optimizer.param_groups[0]["fused"] is True
+
+
+def step(state: checkpoint.State, number: int) -> None:
+    """A step with given gradients: the same in every memory layout."""
+    for name, parameter in state.model.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {number}".encode()))
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+    state.optimizer.step()
+    state.ema.update(state.model, number, warming_up=False)
+
+
+@pytest.mark.parametrize("flags", ["--lr 0.1", "--lr 0.1 --opt sgd_nesterov", "--opt adamw", "--opt rmsprop"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)],
+)
+def test_a_run_goes_on_in_another_memory_layout(before, after, flags, tmp_path):
+    """Fused kernels walk a parameter and its state as flat memory."""
+    flags = f"--model resnet20 {flags} --wd 0.01"
+    whole = state_of(tiny("resnet20").to(memory_format=before), flags)
+    for number in range(2):
+        step(whole, number)
+    checkpoint.save(tmp_path, whole.content())
+    resumed = state_of(tiny("resnet20").to(memory_format=after), flags)
+    resumed.restore(models.read_checkpoint(tmp_path / "checkpoint.pth"), models.load_state, "checkpoint.pth")
+    for number in range(2, 4):
+        step(whole, number)
+        step(resumed, number)
+    for key in ("model", "optimizer", "model_ema"):
+        assert_same(whole.content()[key], resumed.content()[key], key)
+    for module in (resumed.model, resumed.ema.module):
+        assert module.layer1[0].conv1.weight.is_contiguous(memory_format=after)
+        assert not module.layer1[0].conv1.weight.is_contiguous(memory_format=before)
+
+
+def written_by_version_1(model: torch.nn.Module, ours: checkpoint.State, trained: set[str]) -> dict:
+    """A checkpoint in the layout of the first version, made without its code (nor ours) where the layout matters.
+
+    Only the parameters `trained` have a momentum: an individual network's others had no gradient, but a number.
+    """
+    random = torch.Generator().manual_seed(3)
+    names = [name for name, _ in model.named_parameters()]
+    norms = [name for name in names if ".bn" in name or "downsample.1" in name or name.startswith("bn1")]
+    order = [name for name in names if name not in norms] + norms
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    shared = {"momentum": 0.9, "dampening": 0, "nesterov": False, "maximize": False, "foreach": None}
+    shared |= {"lr": 0.0125, "initial_lr": 0.1, "differentiable": False, "fused": True}
+    return {
+        "model": state,
+        "optimizer": {
+            "state": {
+                number: {"momentum_buffer": torch.randn(state[name].shape, generator=random)}
+                for number, name in enumerate(order)
+                if name in trained
+            },
+            "param_groups": [
+                {"weight_decay": 0.01, **shared, "params": list(range(len(order) - len(norms)))},
+                {"weight_decay": 0.0, **shared, "params": list(range(len(order) - len(norms), len(order)))},
+            ],
+        },
+        "lr_scheduler": {**ours.scheduler.state_dict(), "last_epoch": 4, "_step_count": 5, "_last_lr": [0.0125] * 2},
+        "epoch": 3,
+        "args": ours.args,
+        "progress": {
+            "epoch": 4,
+            "step": 5,
+            "samples": 60,
+            "best": 31.25,
+            "meters": [[[90.5, 12.0, 60.0, 60.0]] * 2],
+            "corrupt": 1,
+        },
+        "classes": ["cat", "dog"],
+        "world_size": 1,
+        "versions": {"torch": "2.15.0"},
+        "model_ema": {"n_averaged": torch.tensor(9), **{f"module.{name}": state[name] + 1 for name in state}},
+        "scaler": {
+            "scale": 512.0,
+            "growth_factor": 2.0,
+            "backoff_factor": 0.5,
+            "growth_interval": 2000,
+            "_growth_tracker": 7,
+        },
+    }
+
+
+@pytest.mark.parametrize("individual", [False, True])
+def test_a_checkpoint_of_version_1_is_taken_over_to_the_bit(individual, tmp_path):
+    """Also with the parameters frozen that an individual network does not use."""
+    model = tiny("resnet18")
+    unused = {name for name, _ in model.named_parameters() if individual and "_skip" in name}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in unused)
+    flags = "--model resnet18 --lr 0.1 --wd 0.01 --norm-weight-decay 0 --model-ema"
+    state = state_of(model, flags, torch.amp.GradScaler("cpu"))
+    trained = {name for name, _ in model.named_parameters()} - unused
+    torch.save(written_by_version_1(model, state, trained), tmp_path / "old.pth")
+    old = models.read_checkpoint(tmp_path / "old.pth")
+    state.restore(models.read_checkpoint(tmp_path / "old.pth"), models.load_state, "old.pth")
+    now = state.content()
+    for key in old.keys() - {"versions"}:
+        assert_same(old[key], now[key], key)
+    meters = Meters(2, torch.device("cpu"), state.progress.meters)
+    assert meters.values().tolist() == [[[90.5, 12.0, 60.0, 60.0, 0.0]] * 2]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    step(state, 5)
+    assert {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])} == unused
 
 
 def test_saving_where_nothing_can_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         checkpoint.save(tmp_path / "file", {"model": {}})
+
+
+def test_what_cannot_be_removed_or_renamed_is_said(tmp_path):
+    (tmp_path / ".checkpoint.pth.7.tmp").mkdir()  # a folder takes the place of a file without permission
+    with pytest.raises(UserError, match=r"\.checkpoint\.pth\.7\.tmp: half written.*cannot be removed"):
+        checkpoint.remove_half_written(tmp_path)
+    (tmp_path / "checkpoint.pth").write_text("old")
+    os.utime(tmp_path / "checkpoint.pth", (7, 7))
+    (tmp_path / "checkpoint_of_7.pth").mkdir()
+    with pytest.raises(UserError, match="cannot be renamed"):
+        checkpoint.rename_older_run(tmp_path)
+    assert (tmp_path / "checkpoint.pth").read_text() == "old"

@@ -1,6 +1,8 @@
 """Parameter groups, schedules and the moving average, against torch's own and by their definitions."""
 
 import argparse
+import copy
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ def args_of(flags: str = "") -> argparse.Namespace:
 
 
 def decay_by_name(model: nn.Module, flags: str) -> dict[str, float]:
-    groups = optim.parameter_groups(model, args_of(flags))
+    groups = optim.build_optimizer(model, args_of(flags)).param_groups
     by_id = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert len(by_id) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
@@ -39,7 +41,7 @@ def test_decay_of_norms_biases_and_embeddings():
 
 def test_without_flags_everything_decays_alike():
     assert set(decay_by_name(tiny("vit_b_16"), "--wd 0.5").values()) == {0.5}
-    assert len(optim.parameter_groups(tiny("vit_b_16"), args_of("--wd 0.5"))) == 1
+    assert len(optim.build_optimizer(tiny("vit_b_16"), args_of("--wd 0.5")).param_groups) == 1
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,72 @@ def test_optimizers(flags, kind, settings):
     optimizer = optim.build_optimizer(tiny("resnet18"), args_of(flags))
     assert type(optimizer) is kind
     assert settings.items() <= optimizer.param_groups[0].items()
+
+
+GIVEN = {
+    "": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "--opt sgd_nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+    "--opt sgd --momentum 0": partial(torch.optim.SGD, fused=True),
+    "--opt adamw": partial(torch.optim.AdamW, fused=True),
+    "--opt rmsprop": partial(torch.optim.RMSprop, momentum=0.9, eps=0.0316, alpha=0.9, foreach=True),
+}
+
+
+def set_gradients(model: nn.Module, seed: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("flags", GIVEN)
+def test_steps_have_the_bits_of_torch_s_and_leave_frozen_parameters_alone(flags):
+    """Made beforehand, the momentum changes nothing; and a frozen parameter keeps its number, without a state."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 4))
+    model[1].requires_grad_(False)
+    other = copy.deepcopy(model)
+    args = args_of(f"{flags} --lr 0.1 --wd 0.01")
+    ours = optim.build_optimizer(model, args)
+    theirs = GIVEN[flags](other.parameters(), lr=0.1, weight_decay=0.01)
+    for step in range(3):
+        for each, optimizer in ((model, ours), (other, theirs)):
+            set_gradients(each, seed=step)
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert ours.state_dict()["state"].keys() == theirs.state_dict()["state"].keys() <= {0, 1, 4, 5}
+    assert ours.param_groups[0]["params"] == list(model.parameters())
+
+
+@pytest.mark.parametrize("flags", GIVEN)
+def test_an_overflow_in_the_first_fp16_step_leaves_no_trace(flags, monkeypatch):
+    """torch's fused SGD leaves its momentum uninitialised then, and takes for it whatever the memory holds."""
+    made = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: made(*args, **kwargs).fill_(1e30))
+    model = nn.Linear(8, 4)
+    expected = copy.deepcopy(model)
+    optimizer = optim.build_optimizer(model, args_of(f"{flags} --lr 0.1 --wd 0.01"))
+    scaler = torch.amp.GradScaler("cpu")
+    for step, scale in enumerate((float("inf"), 1.0)):
+        scaler.scale(torch.zeros(()))  # makes the scale, as the scaled loss does
+        set_gradients(model, seed=step, scale=scale * scaler.get_scale())
+        scaler.step(optimizer)
+        scaler.update()
+    set_gradients(expected, seed=1)
+    GIVEN[flags](expected.parameters(), lr=0.1, weight_decay=0.01).step()
+    assert torch.equal(model.weight, expected.weight)
+
+
+def test_a_parameter_whose_gradient_comes_late_has_its_momentum():
+    """Random sub-networks: torch's SGD cannot begin with some buffers missing."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = optim.build_optimizer(model, args_of("--lr 0.1 --wd 0"))
+    before = model[1].weight.clone()
+    model[0].weight.grad = torch.ones(8, 8)
+    optimizer.step()
+    assert torch.equal(model[1].weight, before)
+    model[1].weight.grad = torch.ones(8, 8)
+    optimizer.step()
+    assert torch.equal(model[1].weight, before - 0.1)
 
 
 def rates(flags: str, epochs: int) -> list[float]:

@@ -2,7 +2,9 @@
 
 A file has the official implementation's layout (`model`, `optimizer`, `lr_scheduler`, `epoch`, `args`, `model_ema`,
 `scaler`) and ours beside it: `progress` says where inside an epoch the run is, `classes` on what it was trained. Random
-numbers need no state: each step and each image derives its own from (seed, epoch, number).
+numbers need no state: each step and each image derives its own from (seed, epoch, number). So a run that goes on from a
+checkpoint ends with the bits of one that was never interrupted; on a GPU, whose kernels add in any order, only with
+--deterministic.
 """
 
 import argparse
@@ -10,7 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,18 @@ from torch import nn
 
 from utils import processes as distributed
 from utils.errors import UserError
-from utils.files import whole_file
-from utils.train.optim import MovingAverage, group_names, ordered
+from utils.files import as_user_error, whole_file
+from utils.train import official_checkpoint
+from utils.train.optim import MovingAverage, group_names
 
 log = logging.getLogger(__name__)
 
 NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
-IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how an optimizer computes, not what
 
-KINDS = ("betas", "alpha", "dampening")  # settings that only one kind of optimizer has: AdamW, RMSprop, SGD
+# Settings in an optimizer's groups: those that only AdamW, RMSprop, SGD have, and those that say how it computes, not
+# what: the latter are this run's, whatever the run that wrote the checkpoint had.
+OF_ONE_KIND = ("betas", "alpha", "dampening")
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 
 
 @dataclass
@@ -79,24 +84,47 @@ class State:
 
     def restore(self, content: dict[str, Any], load_model: Callable[[nn.Module, dict], None], source: str) -> None:
         """Take over a checkpoint's content; `load_model` loads a state dict or says what does not fit."""
-        _check(content, self, source)
+        _check_it_belongs(content, self, source)
         load_model(self.model, content["model"])
         if self.ema:
-            _restore_ema(self.ema, content.get("model_ema"), self.model, load_model)
+            averaged = content.get("model_ema")
+            if averaged is None:
+                log.warning("%s has no moving average: --model-ema starts it anew from its weights", source)
+                averaged = {**self.model.state_dict(), "n_averaged": torch.tensor(0)}
+            self.ema.n_averaged.copy_(averaged["n_averaged"])
+            load_model(
+                self.ema.module, {k.removeprefix("module."): v for k, v in averaged.items() if k != "n_averaged"}
+            )
         if self.scaler and content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         try:
-            _restore_optimizer(self.optimizer, content, group_names(self.model, self.args))
+            if "progress" not in content:
+                content = official_checkpoint.in_our_layout(content, group_names(self.model, self.args))
+            self._restore_optimizer(content["optimizer"])
             self.scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{source}: its optimizer or schedule is not the one asked for ({error}): resume with the flags of the "
                 "run that wrote it, or start anew from its weights with --weights"
             ) from None
-        _restore_progress(self.progress, content, self.args)
+        for name, value in content["progress"].items():
+            setattr(self.progress, name, value)
+        _tell_what_changed(content, self.args)
+
+    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+        ours, theirs = self.optimizer.param_groups, saved["param_groups"]
+        if len(ours) != len(theirs):
+            raise ValueError(f"it has {len(theirs)} parameter groups, this run {len(ours)}")
+        groups = []
+        for our, their in zip(ours, theirs, strict=True):
+            if any((key in our) != (key in their) for key in OF_ONE_KIND):
+                raise ValueError(f"it was not written with {type(self.optimizer).__name__}")
+            groups.append({**their, **{key: our[key] for key in IMPLEMENTATION if key in our}})
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
-def _check(content: dict[str, Any], state: State, source: str) -> None:
+def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> None:
+    """A checkpoint can only be continued by the same network on the same data."""
     missing = [key for key in ("model", "optimizer", "lr_scheduler", "epoch") if key not in content]
     if missing:
         raise UserError(f"{source}: no checkpoint of a run (it has no {', '.join(missing)}): use it with --weights")
@@ -105,126 +133,82 @@ def _check(content: dict[str, Any], state: State, source: str) -> None:
         raise UserError(f"{source}: is of --model {model}, this run has --model {state.args.model}")
     classes = content.get("classes")
     if classes is not None and list(classes) != state.classes:
+        theirs, ours = (
+            f"{len(names)} classes ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for names in (classes, state.classes)
+        )
         raise UserError(
-            f"{source}: was trained on other data, with {_summary(classes)}; --data-path has "
-            f"{_summary(state.classes)}: resume with the data of that run, or start from its weights"
+            f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: resume with the data of that "
+            "run, or start from its weights"
         )
 
 
-def _summary(classes: list[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
-
-
-def _restore_ema(ema: MovingAverage, saved: dict | None, model: nn.Module, load_model: Callable) -> None:
-    if saved is None:
-        log.warning("the checkpoint has no moving average: --model-ema starts it anew from the checkpoint's weights")
-        saved = {**model.state_dict(), "n_averaged": torch.tensor(0)}
-    ema.n_averaged.copy_(saved["n_averaged"])
-    load_model(ema.module, {k.removeprefix("module."): v for k, v in saved.items() if k != "n_averaged"})
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, content: dict[str, Any], groups: dict[str, str]) -> None:
-    saved = content["optimizer"]
-    if "progress" not in content:
-        saved = _in_our_order(saved, list(content["model"]), groups)
-    for ours, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=False):
-        if any((key in ours) != (key in theirs) for key in KINDS):
-            raise ValueError(f"it was not written with {type(optimizer).__name__}")
-        theirs.update({key: ours[key] for key in IMPLEMENTATION if key in ours})
-    optimizer.load_state_dict(saved)
-
-
-def _in_our_order(saved: dict[str, Any], names: list[str], groups: dict[str, str]) -> dict[str, Any]:
-    """An official checkpoint numbers parameters in its own order, and leaves `pos_embedding` among the others."""
-    theirs = {name: "other" if groups[name] == "pos_embedding" else groups[name] for name in names if name in groups}
-    number_of = {name: n for n, name in enumerate(name for group in ordered(theirs).values() for name in group)}
-    ours = ordered(groups)
-    template = saved["param_groups"]
-    if len(number_of) != sum(len(group["params"]) for group in template) or len(template) != len(ordered(theirs)):
-        raise ValueError("its parameter groups are others")
-    settings = dict(zip(ordered(theirs), template, strict=True))
-    state, param_groups, count = {}, [], 0
-    for key, members in ours.items():
-        for offset, name in enumerate(members):
-            if number_of[name] in saved["state"]:
-                state[count + offset] = saved["state"][number_of[name]]
-        group = dict(settings.get(key, settings["other"]), params=list(range(count, count + len(members))))
-        param_groups.append(group)
-        count += len(members)
-    return {"state": state, "param_groups": param_groups}
-
-
-def _restore_progress(progress: Progress, content: dict[str, Any], args: argparse.Namespace) -> None:
-    saved = content.get("progress") or {"epoch": content["epoch"] + 1}
-    for key, value in saved.items():
-        setattr(progress, key, value)
-    before, now = content.get("world_size"), distributed.world_size()
+def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Other arguments than the checkpoint's are allowed, but not in silence."""
     old = content.get("args")
-    changed = {
-        name: (getattr(old, name), value)
+    if old is None:
+        return
+    changed = ", ".join(
+        f"{name} {getattr(old, name)} → {value}"
         for name, value in vars(args).items()
-        if old is not None
-        and hasattr(old, name)
-        and getattr(old, name) != value
-        and name not in ("resume", "world_size")
-    }
+        if name not in ("resume", "world_size") and getattr(old, name, value) != value
+    )
     if changed:
-        told = ", ".join(f"{name} {was} → {now}" for name, (was, now) in changed.items())
-        log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", told)
-    old_batch = getattr(old, "batch_size", 0) * getattr(old, "grad_accum", 1) * (before or now)
+        log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", changed)
+    now = distributed.world_size()
+    before = content.get("world_size") or now
+    old_batch = getattr(old, "batch_size", 0) * getattr(old, "grad_accum", 1) * before
     batch = args.batch_size * args.grad_accum * now
-    if old and old_batch != batch:
+    if old_batch != batch:
         log.warning(
-            "global batch %d → %d (%s → %d processes); the learning rate is not changed", old_batch, batch, before, now
+            "global batch %d → %d (%d → %d processes); the learning rate is not changed", old_batch, batch, before, now
         )
 
 
-def save(folder: Path, content: dict[str, Any]) -> None:
+def save(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the newest checkpoint; the one before it stays beside it."""
     newest = folder / NEWEST
     if newest.exists():
-        keep_as(newest, folder / PREVIOUS)
+        link_or_copy(newest, folder / PREVIOUS)
     try:
         with whole_file(newest) as file:
             torch.save(content, file)
     except (UserError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError of its own
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise UserError(
-            f"{newest}: cannot be written ({_root_cause(error)}); the last checkpoint is still there: make room, "
-            "then continue with --resume auto"
+            f"{newest}: cannot be written ({reason}); the last checkpoint is still there: make room, then continue "
+            "with --resume auto"
         ) from None
 
 
-def _root_cause(error: BaseException) -> str:
-    while error.__context__ is not None:
-        error = error.__context__
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
-
-
-def keep_as(path: Path, other: Path) -> None:
-    """Give a file a second name, without a copy where the file system can."""
+def link_or_copy(path: Path, other: Path) -> None:
+    """`other` becomes a second name of the file `path`, or where the file system has no links, a copy of it."""
     temporary = other.with_name(f".{other.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
-        os.replace(temporary, other)
-    except OSError as error:
+        with as_user_error(other, f"cannot be written; {path} is whole"):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, other)
+    finally:  # it is still there after an error, and where both were one file already
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{other}: cannot be written ({error.strerror}); {path} is whole") from None
 
 
-def keep(folder: Path, epoch: int, epochs: int, best: bool) -> None:
-    """Keep the newest checkpoint under further names: every 10th epoch, the last 30, and the best."""
+def keep_epoch(folder: Path, epoch: int, epochs: int, best: bool) -> None:
+    """Later checkpoints replace the newest; it stays under a name of its own every 10th epoch, the last 30, if best."""
     if epoch % 10 == 0 or epoch > epochs - 30:
-        keep_as(folder / NEWEST, folder / f"model_{epoch}.pth")
+        link_or_copy(folder / NEWEST, folder / f"model_{epoch}.pth")
     if best:
-        keep_as(folder / NEWEST, folder / BEST)
+        link_or_copy(folder / NEWEST, folder / BEST)
 
 
-def newest_good(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Path | None:
+def newest_readable(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Path | None:
     """The newest checkpoint in `folder` that can be read, or None if there is none at all."""
     numbered = sorted(folder.glob("model_*.pth"), key=lambda path: path.stat().st_mtime, reverse=True)
     candidates = [path for path in (folder / NEWEST, folder / PREVIOUS, *numbered) if path.exists()]
@@ -240,17 +224,17 @@ def newest_good(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Path | 
     return None
 
 
-def set_aside(folder: Path) -> None:
+def rename_older_run(folder: Path) -> None:
     """A new run in the folder of an old one takes nothing away from it: the old checkpoints get other names."""
-    for name in (NEWEST, PREVIOUS, BEST):
-        path = folder / name
+    for path in (folder / NEWEST, folder / PREVIOUS, folder / BEST):
         if path.exists():
-            kept = path.with_name(f"{path.stem}_of_{int(path.stat().st_mtime)}.pth")
-            path.replace(kept)
-            log.warning("%s of an earlier run is now %s (--resume auto would have continued it)", path, kept.name)
+            with as_user_error(path, "of an earlier run, cannot be renamed; give another --output-dir"):
+                renamed = path.replace(path.with_name(f"{path.stem}_of_{int(path.stat().st_mtime)}.pth"))
+            log.warning("%s of an earlier run is now %s (--resume auto would have continued it)", path, renamed.name)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """What a run that was killed while writing has left."""
+def remove_half_written(folder: Path) -> None:
+    """Remove what a run that was killed while writing has left."""
     for path in folder.glob(".*.pth*.tmp"):
-        path.unlink(missing_ok=True)
+        with as_user_error(path, "half written by a killed run, cannot be removed; give another --output-dir"):
+            path.unlink(missing_ok=True)

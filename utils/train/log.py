@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import platform
 import subprocess
 import sys
@@ -38,10 +39,15 @@ def setup() -> None:
     logging.basicConfig(level=logging.INFO if distributed.is_main() else logging.ERROR, handlers=[handler], force=True)
 
 
-def write_run_file(folder: Path, args: argparse.Namespace) -> None:
+def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
     """Arguments, versions and git commit, so that a result can be traced to what made it."""
     import torchvision
 
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None  # not a clone, or no git here
     content = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -53,60 +59,58 @@ def write_run_file(folder: Path, args: argparse.Namespace) -> None:
             "torchvision": torchvision.__version__,
             "cuda": torch.version.cuda,
         },
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",
-        "git_commit": _git_commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "git_commit": commit,
     }
     with whole_file(folder / "run.json") as file:
         file.write(json.dumps(content, indent=2, default=str).encode())
 
 
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 class Meters:
-    """Sums over an epoch, on the device: for each pass its loss and its answers that are right at once or in five.
+    """Sums over an epoch, kept on the device: a row for each pass with COLUMNS. Only `values` waits for the device.
 
-    Only `values` waits for the device.
+    A batch whose loss is not finite is left out of the loss; its images are counted in `not_finite`.
     """
 
+    COLUMNS = ("loss", "right at once", "right in five", "images", "not_finite")
+
     def __init__(self, passes: int, device: torch.device, saved: list | None = None) -> None:
-        self.sums = torch.zeros(passes, 4, dtype=torch.float64, device=device)
-        if saved:  # by a checkpoint: to each process its own sums, if there are as many as then
-            rows = torch.tensor(saved, dtype=torch.float64)
-            if len(rows) == distributed.world_size():
-                self.sums.copy_(rows[distributed.rank()])
-            elif distributed.is_main():
-                self.sums.copy_(rows.sum(0))
+        """`saved`: every process's sums by a checkpoint, handed out again if there are as many processes as then."""
+        self.sums = torch.zeros(passes, len(self.COLUMNS), dtype=torch.float64, device=device)
+        if not saved or len(saved[0]) != passes:  # the run goes on with another method
+            return
+        rows = torch.tensor(saved, dtype=torch.float64)
+        mine = self.sums[:, : rows.shape[2]]  # older checkpoints have no `not_finite`: all their losses were finite
+        if len(rows) == distributed.world_size():
+            mine.copy_(rows[distributed.rank()])
+        elif distributed.is_main():
+            mine.copy_(rows.sum(0))
 
     @torch.no_grad()
     def add(self, results: Sequence, targets: Tensor) -> None:
         """Count the results of a batch. Soft labels count as their likeliest class."""
         labels = targets.argmax(1) if targets.ndim == 2 else targets
+        count = len(labels)
         for row, result in zip(self.sums, results, strict=True):
-            hits = result.logits.topk(min(5, result.logits.shape[1]), dim=1).indices == labels[:, None]
-            counts = torch.stack([hits[:, 0].sum(), hits.sum()])
-            row[0] += result.loss.double() * len(labels)
-            row[1:3] += counts
-            row[3] += len(labels)
+            logits = result.logits.float()
+            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = result.loss.double().nan_to_num(0, 0, 0) * count
+            row[:3] += torch.stack([loss, hits[:, 0].sum(), hits.sum()])
+            row[3] += count
+            row[4] += ~result.loss.isfinite() * count
 
     def values(self) -> Tensor:
-        """The sums of every process, on the CPU: processes x passes x (loss, right at once, right in five, images)."""
+        """The sums of every process, on the CPU: processes x passes x COLUMNS."""
         return distributed.gather(self.sums).cpu()
 
 
 def averages(names: Sequence[str], sums: Tensor) -> dict[str, float]:
-    """Sums (passes x 4) → loss and accuracies by name."""
+    """Sums (passes x COLUMNS) → loss and accuracies by name. Without a finite loss, the loss is nan."""
     values: dict[str, float] = {}
-    for name, (loss, right1, right5, images) in zip(names, sums.tolist(), strict=True):
-        count = max(images, 1)
-        values[f"loss_{name}"] = loss / count
-        values[f"acc1_{name}"] = 100 * right1 / count
-        values[f"acc5_{name}"] = 100 * right5 / count
+    for name, (loss, right1, right5, images, not_finite) in zip(names, sums.tolist(), strict=True):
+        values[f"loss_{name}"] = loss / (images - not_finite) if images > not_finite else math.nan
+        values[f"acc1_{name}"] = 100 * right1 / max(images, 1)
+        values[f"acc5_{name}"] = 100 * right5 / max(images, 1)
     return values
 
 
@@ -117,29 +121,39 @@ class Log:
         self.active = distributed.is_main()
         self.path = folder / "metrics.jsonl"
         self.failed = False
-        self.board = _tensorboard(folder) if tensorboard and self.active else None
         self.bar: tqdm | None = None
+        self.board = None
+        if tensorboard and self.active:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("--tensorboard needs a package that is not here: pip install tensorboard") from None
+            self.board = SummaryWriter(folder)
 
     def start_epoch(self, epoch: int, step: int, steps: int) -> None:
         """The clock starts; a bar opens if a person watches."""
         self.epoch, self.steps = epoch, steps
-        self.mark = time.perf_counter(), step, 0
+        self.last = time.perf_counter(), step, 0
         if self.active and sys.stderr.isatty():
             self.bar = tqdm(total=steps, initial=step, desc=f"Epoch {epoch}", unit="step", dynamic_ncols=True)
 
     def point(self, step: int, images: int, values: dict[str, float]) -> None:
         """A log point after `step` steps of the epoch and, since `start_epoch`, `images` images of all processes."""
-        (then, last_step, last_images), self.mark = self.mark, (time.perf_counter(), step, images)
-        seconds = max(self.mark[0] - then, 1e-9)
-        eta = (self.steps - step) * seconds / max(step - last_step, 1)
-        values = {**values, "images_per_second": (images - last_images) / seconds, **_memory()}
+        now = time.perf_counter()
+        (then, last_step, last_images), self.last = self.last, (now, step, images)
+        seconds = max(now - then, 1e-9)
+        values = {**values, "images_per_second": (images - last_images) / seconds}
+        if torch.cuda.is_initialized():
+            values["memory_mb"] = torch.cuda.max_memory_allocated() >> 20
         self.record("step", self.epoch, step, values)
+        short = {"images_per_second": "img/s", "memory_mb": "max mem (MB)"}
+        line = "  ".join(f"{short.get(name, name)}: {value:.4g}" for name, value in values.items())
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(_line(values))
+            self.bar.set_postfix_str(line)
         else:
-            header = f"Epoch: [{self.epoch}]  [{step}/{self.steps}]  eta: {timedelta(seconds=int(eta))}"
-            log.info("%s  %s", header, _line(values))
+            eta = timedelta(seconds=int((self.steps - step) * seconds / max(step - last_step, 1)))
+            log.info("Epoch: [%d]  [%d/%d]  eta: %s  %s", self.epoch, step, self.steps, eta, line)
 
     def end_epoch(self) -> None:
         if self.bar is not None:
@@ -150,9 +164,10 @@ class Log:
         """A line of metrics.jsonl. That it cannot be written does not end a run."""
         if not self.active:
             return
+        known = {name: None if value != value else value for name, value in values.items()}  # nan is no JSON
         try:
             with open(self.path, "a") as file:
-                file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **values}) + "\n")
+                file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **known}) + "\n")
         except OSError as error:
             if not self.failed:
                 log.warning("%s: cannot be written (%s); training goes on without it", self.path, error.strerror)
@@ -161,22 +176,3 @@ class Log:
             for name, value in values.items():
                 self.board.add_scalar(f"{event}/{name}", value, epoch * self.steps + step)
             self.board.flush()
-
-
-def _memory() -> dict[str, int]:
-    return {"memory_mb": torch.cuda.max_memory_allocated() >> 20} if torch.cuda.is_initialized() else {}
-
-
-def _line(values: dict[str, float]) -> str:
-    return "  ".join(f"{_SHORT.get(name, name)}: {value:.4g}" for name, value in values.items())
-
-
-_SHORT = {"images_per_second": "img/s", "memory_mb": "max mem (MB)"}
-
-
-def _tensorboard(folder: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs a package that is not here: pip install tensorboard") from None
-    return SummaryWriter(folder)

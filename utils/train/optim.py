@@ -1,9 +1,12 @@
-"""What moves the weights: parameter groups, optimizer, learning-rate schedule, and the weights' moving average."""
+"""What moves the weights: parameter groups, optimizer, learning-rate schedule, and the weights' moving average.
+
+The networks' parameters are numbered as in the official code, so that its optimizer state fits.
+"""
 
 import argparse
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +27,14 @@ EMBEDDINGS = ("class_token", "pos_embedding", "position_embedding", "relative_po
 
 
 def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:
-    """Which group each parameter belongs to. A group exists only if its flag gives it a weight decay of its own."""
+    """Which group each parameter belongs to. A group exists only if its flag gives it a weight decay of its own.
+
+    Frozen parameters are among them: without a gradient nothing moves them, and a parameter's number in the optimizer's
+    state does not depend on what else is trained.
+    """
     groups = {}
     for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
+        for name, _ in module.named_parameters(recurse=False):
             if name == "bias" and args.bias_weight_decay is not None:
                 group = "bias"
             elif name in EMBEDDINGS and args.transformer_embedding_decay is not None:
@@ -42,33 +47,56 @@ def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:
     return groups
 
 
-def ordered(groups: dict[str, str]) -> dict[str, list[str]]:
-    """Parameter names by group, in the order of the official implementation, so that its optimizer state fits."""
+def names_by_group(group_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """The groups with their parameters' names, in the order in which the official code numbers them."""
     order = ("other", "norm", "bias", *EMBEDDINGS)
-    return {key: names for key in order if (names := [name for name, group in groups.items() if group == key])}
-
-
-def parameter_groups(model: nn.Module, args: argparse.Namespace) -> list[dict]:
-    decay = {"other": args.weight_decay, "norm": args.norm_weight_decay, "bias": args.bias_weight_decay}
-    parameters = dict(model.named_parameters())
-    return [
-        {
-            "params": [parameters[name] for name in names],
-            "weight_decay": decay.get(key, args.transformer_embedding_decay),
-        }
-        for key, names in ordered(group_names(model, args)).items()
-    ]
+    return {group: names for group in order if (names := [name for name in group_of if group_of[name] == group])}
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     """The optimizer that --opt names, updating all parameters in one fused kernel where it has one."""
-    groups = parameter_groups(model, args)
+    decay = {"other": args.weight_decay, "norm": args.norm_weight_decay, "bias": args.bias_weight_decay}
+    parameters = dict(model.named_parameters())
+    groups = [
+        {
+            "params": [parameters[name] for name in names],
+            "weight_decay": decay.get(group, args.transformer_embedding_decay),
+        }
+        for group, names in names_by_group(group_names(model, args)).items()
+    ]
     common = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.opt == "adamw":
-        return torch.optim.AdamW(groups, fused=True, **common)
-    if args.opt == "rmsprop":
-        return torch.optim.RMSprop(groups, momentum=args.momentum, eps=0.0316, alpha=0.9, foreach=True, **common)
-    return torch.optim.SGD(groups, momentum=args.momentum, nesterov=args.opt == "sgd_nesterov", fused=True, **common)
+        optimizer = torch.optim.AdamW(groups, fused=True, **common)
+    elif args.opt == "rmsprop":
+        optimizer = torch.optim.RMSprop(groups, momentum=args.momentum, eps=0.0316, alpha=0.9, foreach=True, **common)
+    else:
+        nesterov = args.opt == "sgd_nesterov"
+        optimizer = torch.optim.SGD(groups, momentum=args.momentum, nesterov=nesterov, fused=True, **common)
+    optimizer.register_load_state_dict_post_hook(fit_for_fused_kernels)
+    fit_for_fused_kernels(optimizer)
+    return optimizer
+
+
+def fit_for_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
+    """Bring an optimizer's state into the form that torch's fused kernels take for granted.
+
+    They walk a parameter and its state side by side as flat memory, so both need one layout; `load_state_dict` keeps
+    that of the checkpoint, which may have been written with or without --channels-last.
+
+    And SGD makes its momentum buffers in the first step without filling them. If fp16 gradients overflow there, the
+    kernel leaves that step out, and the next one takes for momentum whatever the memory held. So they are made here, of
+    zeros, which gives the first step the same bits. AdamW and RMSprop make theirs of zeros by themselves.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                belongs = isinstance(value, Tensor) and value.shape == parameter.shape
+                if belongs and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            has_momentum = isinstance(optimizer, torch.optim.SGD) and group["momentum"] != 0
+            if has_momentum and parameter.requires_grad and state.get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> schedules.LRScheduler:
@@ -98,12 +126,13 @@ class MovingAverage(nn.Module):
     """Exponential moving average of a model's parameters and buffers, updated every `every` steps.
 
     The state dict's layout is that of torch's AveragedModel, which official checkpoints use: `module.*`, `n_averaged`.
+    Unlike there, an update does not wait for the device (the counter stays on the CPU) and counters are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float, every: int) -> None:
         super().__init__()
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self.register_buffer("n_averaged", torch.tensor(0))
+        self.register_buffer("n_averaged", torch.tensor(0, device="cpu"))
         self.decay = decay
         self.every = every
 
@@ -119,25 +148,16 @@ class MovingAverage(nn.Module):
         """Average after the epoch's step `step`, if it is one to be averaged; in a warm-up, start again there."""
         if step % self.every:
             return
-        mine, theirs = _tensors(self.module), _tensors(model)
-        floating = [(m, t) for m, t in zip(mine, theirs, strict=True) if m.is_floating_point()]
-        counters = [(m, t) for m, t in zip(mine, theirs, strict=True) if not m.is_floating_point()]
-        if self.n_averaged == 0:
-            torch._foreach_copy_([m for m, _ in floating], [t for _, t in floating])
-        else:
-            torch._foreach_lerp_([m for m, _ in floating], [t for _, t in floating], 1 - self.decay)
-        if counters:
-            torch._foreach_copy_([m for m, _ in counters], [t for _, t in counters])
-        self.n_averaged.fill_(0 if warming_up else int(self.n_averaged) + 1)
-
-    def _apply(self, fn, recurse: bool = True):
-        """The counter stays on the CPU, where asking it costs no wait for the device."""
-        self.module._apply(fn, recurse)
-        return self
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+        count = int(self.n_averaged)
+        averaged = [*self.module.parameters(), *self.module.buffers()]
+        to_average, to_copy = [], []
+        for mine, theirs in zip(averaged, [*model.parameters(), *model.buffers()], strict=True):
+            (to_average if count and mine.is_floating_point() else to_copy).append((mine, theirs))
+        if to_average:
+            torch._foreach_lerp_(*zip(*to_average, strict=True), 1 - self.decay)
+        if to_copy:
+            torch._foreach_copy_(*zip(*to_copy, strict=True))
+        self.n_averaged.fill_(0 if warming_up else count + 1)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
