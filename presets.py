@@ -61,17 +61,17 @@ def decode_tensor(path: str | bytes) -> Tensor:
 DECODERS: dict[str, Callable[[str | bytes], Image]] = {"pil": decode_pil, "tensor": decode_tensor}
 
 
-def train_transform(args: Namespace, small: bool = False) -> v2.Compose:
-    """Decoded image -> uint8 tensor. `small` images (CIFAR, …) are shifted by up to an eighth instead of zoomed into.
+def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
+    """Decoded image -> uint8 tensor. Without `zoom` (CIFAR, …) an image is shifted by up to an eighth instead.
 
     The reference erases after normalisation, with 0; here the bytes are erased with the mean colour, which becomes that
     0 to within half a grey level.
     """
     size, interpolation = args.train_crop_size, v2.InterpolationMode(args.interpolation)
-    if small:
-        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
-    else:
+    if zoom:
         steps = [v2.RandomResizedCrop(size, interpolation=interpolation)]
+    else:
+        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
     if args.hflip_prob > 0:
         steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
     if args.auto_augment:

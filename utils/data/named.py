@@ -1,11 +1,9 @@
 """Data sets known by name, small enough for memory: the bundled digits, Fashion-MNIST and CIFAR through torchvision."""
 
-import contextlib
-import fcntl
 import gzip
+import os
 import zlib
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +31,23 @@ class NamedData(NamedTuple):
 
 
 def load(args: Namespace) -> NamedData:
-    name = args.data_path
+    name, folder = args.data_path, Path(args.download_dir)
     if name == "digits":
         return digits()
     if name == "fashion-mnist":
-        return fashion_mnist(Path(args.download_dir), args.download)
+        return fashion_mnist(folder, args.download)
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    train = _torchvision(kind, args, train=True)
-    val = _torchvision(kind, args, train=False)
-    return NamedData(_cifar_arrays(train), _cifar_arrays(val), train.classes)
+    if args.download:
+        _fetch(kind, folder)
+    try:
+        parts = [kind(folder, train=train) for train in (True, False)]  # checks the sums of the files
+    except RuntimeError:
+        raise _missing(name, folder) from None
+    arrays = [
+        Arrays(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
+    ]
+    return NamedData(*arrays, parts[0].classes)
 
 
 def digits() -> NamedData:
@@ -90,21 +96,6 @@ def read_idx(folder: Path, name: str) -> Tensor:
         raise UserError(f"{path}: not a whole idx file ({error}); remove it and fetch it again") from None
 
 
-def _torchvision(kind: type, args: Namespace, train: bool) -> torchvision.datasets.VisionDataset:
-    """torchvision checks the sums of the files before it reads them."""
-    folder = Path(args.download_dir)
-    if args.download:
-        _fetch(kind, folder)
-    try:
-        return kind(folder, train=train)
-    except RuntimeError:
-        raise _missing(args.data_path, folder) from None
-
-
-def _cifar_arrays(data: torchvision.datasets.VisionDataset) -> Arrays:
-    return Arrays(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
-
-
 def _missing(name: str, folder: Path, other: str = "or put its files there") -> UserError:
     return UserError(f"{name} is not in {folder}: pass --download, or --download-dir if it lies elsewhere, {other}")
 
@@ -113,15 +104,12 @@ def _fetch(kind: type, folder: Path) -> None:
     """Download unless it is there. One process of the machine does it, the others wait and find it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
+        with open(folder / ".lock", "w") as lock:
+            if os.name == "posix":  # Windows has no flock: there each process fetches for itself
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
             kind(folder, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{kind.__name__} cannot be fetched into {folder}: {reason}") from None
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

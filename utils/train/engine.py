@@ -51,7 +51,7 @@ def train_one_epoch(run: Run, loader: DataLoader, sampler: Sampler) -> bool:
     """Train the rest of the epoch that `run.state.progress` stands in. False if asked to stop."""
     args, progress = run.args, run.state.progress
     steps = -(-len(loader) // args.grad_accum)
-    sampler.set_epoch(progress.epoch, start=min(progress.samples // distributed.world_size(), len(sampler)))
+    sampler.set_epoch(progress.epoch, start=progress.samples // distributed.world_size())
     meters = Meters(len(run.names), run.reducer.device, progress.meters)
     watch = Watch(run, meters)
     run.log.start_epoch(progress.epoch, progress.step, steps)
