@@ -37,14 +37,11 @@ def decode_pil(path: str | bytes) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
         with open(path, "rb") as file, PIL.Image.open(file) as image:
-            return _eight_bits(image).convert("RGB")
-
-
-def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """PIL would clip 16-bit grey at 255, that is make it white: keep the high byte instead."""
-    if not image.mode.startswith("I"):
-        return image
-    return PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode.startswith(
+                "I"
+            ):  # PIL would clip 16-bit grey at 255, that is make it white: keep the high byte
+                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))  # high byte
+            return image.convert("RGB")
 
 
 def decode_tensor(path: str | bytes) -> Tensor:
@@ -114,13 +111,8 @@ class _WithoutOneDNN(nn.Module):
 
 def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:
     """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
-    return v2.Compose(
-        [
-            v2.Resize(resize_size, v2.InterpolationMode(interpolation)),
-            v2.CenterCrop(crop_size),
-            v2.PILToTensor(),
-        ]
-    )
+    resize = v2.Resize(resize_size, v2.InterpolationMode(interpolation))
+    return v2.Compose([resize, v2.CenterCrop(crop_size), v2.PILToTensor()])
 
 
 def load_image(path: str, transform: Callable[[Image], Tensor]) -> Tensor:

@@ -47,43 +47,33 @@ def load_data(args: Namespace) -> Data:
     """
     if not args.data_path:
         raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
-    return _named_data(args) if args.data_path in NAMED else _folder_data(args)
-
-
-def _train_settings(args: Namespace) -> dict:
     transform = presets.train_transform(args, zoom=args.data_path not in NAMED)
-    return {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
-
-
-def _eval_settings(args: Namespace) -> dict:
-    return {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
-
-
-def _named_data(args: Namespace) -> Data:
-    found = named.load(args)
-    train = None
+    to_train = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
+    to_test = {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
+    if args.data_path not in NAMED:
+        return _folder_data(args, to_train, to_test)
+    found, train = named.load(args), None
     if not args.test_only:
-        train = ArrayImages(*_evenly("--train-images", args.train_images, *found.train), **_train_settings(args))
-    val = ArrayImages(*_evenly("--val-images", args.val_images, *found.val), **_eval_settings(args))
+        train = ArrayImages(*_evenly("--train-images", args.train_images, *found.train), **to_train)
+    val = ArrayImages(*_evenly("--val-images", args.val_images, *found.val), **to_test)
     return Data(train, val, found.classes, args.data_path)
 
 
-def _folder_data(args: Namespace) -> Data:
+def _folder_data(args: Namespace, to_train: dict, to_test: dict) -> Data:
     root = Path(args.data_path)
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
-    listed = list_images(root / "val", args.cache_dataset)
-    files, targets = _evenly("--val-images", args.val_images, listed.files, listed.targets)
-    val = FileImages(str(root / "val"), files, targets, presets.DECODERS[args.decode or "pil"], **_eval_settings(args))
-    train, classes = None, listed.classes
+    listed, train = list_images(root / "val", args.cache_dataset), None
+    chosen = _evenly("--val-images", args.val_images, listed.files, listed.targets)
+    val = FileImages(str(root / "val"), *chosen, presets.DECODERS[args.decode or "pil"], **to_test)
+    classes = listed.classes
     if not args.test_only:
         listed = list_images(root / "train", args.cache_dataset)
         if listed.classes != classes:
             where = _difference(listed.classes, classes)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
-        files, targets = _evenly("--train-images", args.train_images, listed.files, listed.targets)
-        decode = presets.DECODERS[args.decode or "tensor"]
-        train = FileImages(str(root / "train"), files, targets, decode, **_train_settings(args))
+        chosen = _evenly("--train-images", args.train_images, listed.files, listed.targets)
+        train = FileImages(str(root / "train"), *chosen, presets.DECODERS[args.decode or "tensor"], **to_train)
     return Data(train, val, classes, root.resolve().name)
 
 
@@ -98,12 +88,9 @@ def _evenly(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[A
 
 
 def _difference(train: list[str], val: list[str]) -> str:
-    said = []
-    for where, here, there in (("train", train, val), ("val", val, train)):
-        only = sorted(set(here) - set(there))
-        if only:
-            said.append(f"only in {where}: {', '.join(only[:5])}{' …' if len(only) > 5 else ''}")
-    return "; ".join(said)
+    only = {"train": sorted(set(train) - set(val)), "val": sorted(set(val) - set(train))}
+    shown = {part: ", ".join(names[:5]) + (" …" if len(names) > 5 else "") for part, names in only.items() if names}
+    return "; ".join(f"only in {part}: {names}" for part, names in shown.items())
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -66,8 +66,11 @@ def digits() -> NamedData:
 def fashion_mnist(folder: Path, download: bool) -> NamedData:
     """From a folder with the four published files, packed or not, wherever they come from."""
     places = [folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST]
-    found = next((place for place in places if _has_fashion_mnist(place)), None)
-    if found is None:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    for found in places:
+        if all((found / name).exists() or (found / f"{name}.gz").exists() for name in names):
+            break
+    else:
         if not download:
             raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
         _fetch(torchvision.datasets.FashionMNIST, folder)
@@ -77,11 +80,6 @@ def fashion_mnist(folder: Path, download: bool) -> NamedData:
         images, targets = read_idx(found, f"{part}-images-idx3-ubyte"), read_idx(found, f"{part}-labels-idx1-ubyte")
         parts.append(Arrays(images[:, None], targets.long()))
     return NamedData(*parts, torchvision.datasets.FashionMNIST.classes)
-
-
-def _has_fashion_mnist(folder: Path) -> bool:
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in names)
 
 
 def read_idx(folder: Path, name: str) -> Tensor:
