@@ -37,14 +37,11 @@ def decode_pil(path: str | bytes) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
         with open(path, "rb") as file, PIL.Image.open(file) as image:
-            return _eight_bits(image).convert("RGB")
-
-
-def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """PIL would clip 16-bit grey at 255, that is make it white: keep the high byte instead."""
-    if not image.mode.startswith("I"):
-        return image
-    return PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode.startswith(
+                "I"
+            ):  # PIL would clip 16-bit grey at 255, that is make it white: keep the high byte
+                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))  # high byte
+            return image.convert("RGB")
 
 
 def decode_tensor(path: str | bytes) -> Tensor:
@@ -61,17 +58,17 @@ def decode_tensor(path: str | bytes) -> Tensor:
 DECODERS: dict[str, Callable[[str | bytes], Image]] = {"pil": decode_pil, "tensor": decode_tensor}
 
 
-def train_transform(args: Namespace, small: bool = False) -> v2.Compose:
-    """Decoded image -> uint8 tensor. `small` images (CIFAR, …) are shifted by up to an eighth instead of zoomed into.
+def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
+    """Decoded image -> uint8 tensor. Without `zoom` (CIFAR, …) an image is shifted by up to an eighth instead.
 
     The reference erases after normalisation, with 0; here the bytes are erased with the mean colour, which becomes that
     0 to within half a grey level.
     """
     size, interpolation = args.train_crop_size, v2.InterpolationMode(args.interpolation)
-    if small:
-        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
-    else:
+    if zoom:
         steps = [v2.RandomResizedCrop(size, interpolation=interpolation)]
+    else:
+        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
     if args.hflip_prob > 0:
         steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
     if args.auto_augment:
@@ -114,13 +111,8 @@ class _WithoutOneDNN(nn.Module):
 
 def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:
     """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
-    return v2.Compose(
-        [
-            v2.Resize(resize_size, v2.InterpolationMode(interpolation)),
-            v2.CenterCrop(crop_size),
-            v2.PILToTensor(),
-        ]
-    )
+    resize = v2.Resize(resize_size, v2.InterpolationMode(interpolation))
+    return v2.Compose([resize, v2.CenterCrop(crop_size), v2.PILToTensor()])
 
 
 def load_image(path: str, transform: Callable[[Image], Tensor]) -> Tensor:

@@ -42,6 +42,7 @@ from utils.data.loading import Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
 from utils.evaluate.table import choose_from_file
+from utils.flags.data import fill_defaults
 from utils.reduction import GradientReducer
 from utils.stop import EXIT_CODE, StopRequest
 from utils.train import checkpoint, engine, log, optim
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed_everything(args)
         if args.test_only or args.predict:
             return inference.run(args, device)
+        fill_defaults(args)
         data = load_data(args)
         model = build_model(args, len(data.classes), saved_weights(args)).to(device)
         return train(args, device, data, model)
@@ -179,8 +181,9 @@ def train(args: argparse.Namespace, device: torch.device, data: Data, model: mod
     distributed.on_main(lambda: log.write_run_file(Path(args.output_dir), args, device))
     run = make_run(args, device, data, model)
     rank, processes = distributed.rank(), distributed.world_size()
-    order = sampler.TrainSampler(
-        len(data.train), rank=rank, world_size=processes, seed=args.seed, repeats=args.ra_reps if args.ra_sampler else 1
+    repeats = args.ra_reps if args.ra_sampler else 1
+    order = sampler.TrainBatches(
+        len(data.train), args.batch_size, rank=rank, world_size=processes, seed=args.seed, repeats=repeats
     )
     loader = train_loader(data, args, order)
     test_loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), rank, processes))

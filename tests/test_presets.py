@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import presets
 from tests.pictures import bad_images, odd_images, scene
 from utils.errors import UserError
-from utils.flags.data import POLICIES, complete, data_flags
+from utils.flags.data import POLICIES, data_flags, fill_defaults
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,7 @@ def arguments(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     data_flags(parser)
     args = parser.parse_args(["--train-crop-size", "32", *flags])
-    args.batch_size = 4
-    complete(args)
+    fill_defaults(args)
     return args
 
 
@@ -107,7 +106,7 @@ def test_flips_and_shifts_stay_within_what_the_flags_allow():
     """A small image is shifted by at most an eighth and, at probability 0, never mirrored."""
     place = torch.zeros(3, 32, 32, dtype=torch.uint8)
     place[:, 10, 20] = 255
-    transform = presets.train_transform(arguments("--hflip-prob", "0"), small=True)
+    transform = presets.train_transform(arguments("--hflip-prob", "0"), zoom=False)
     found = [divmod(int(transform(place)[0].argmax()), 32) for _ in range(200)]
     rows, columns = {row for row, _ in found}, {column for _, column in found}
     assert rows == set(range(6, 15))

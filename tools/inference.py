@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.evaluate.predict import run_predict
 from utils.evaluate.report import Subject, run_test
 from utils.evaluate.table import Budget
-from utils.flags.data import complete
+from utils.flags.data import fill_defaults
 from utils.train import checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ OF_THE_NETWORK = ("stem", "patch_size", "window_size")
 def run(args: argparse.Namespace, device: torch.device) -> int:
     """Test or predict; the exit code."""
     saved = _weights(args)
-    adopt(args, saved)
+    fill_defaults(args, adopt(args, saved))
     return predict(args, device, saved) if args.predict else test(args, device, saved)
 
 
@@ -56,17 +56,14 @@ def _weights(args: argparse.Namespace) -> Saved | None:
     return read_saved(path, args.model_ema)
 
 
-def adopt(args: argparse.Namespace, saved: Saved | None) -> None:
+def adopt(args: argparse.Namespace, saved: Saved | None) -> dict[str, object]:
     """Settings that the user left open are those the weights were made with, or were released with."""
     if saved is None:
-        return
+        return {}
     if getattr(saved.args, "model", args.model) != args.model:
         raise UserError(f"{saved.source}: is of --model {saved.args.model}, not {args.model}")
     known = {name: getattr(saved.args, name, None) for name in (*OF_THE_IMAGES, *OF_THE_NETWORK)}
-    known |= models.zoo.preprocessing(args.weights)
-    for name, value in known.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    return known | models.zoo.preprocessing(args.weights)
 
 
 def test(args: argparse.Namespace, device: torch.device, saved: Saved | None) -> int:
@@ -89,7 +86,6 @@ def test(args: argparse.Namespace, device: torch.device, saved: Saved | None) ->
 
 def predict(args: argparse.Namespace, device: torch.device, saved: Saved | None) -> int:
     """--predict: no data needed, the weights know their classes, or how many there are."""
-    complete(args)
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
     classes = saved.classes or class_names(models.num_classes(saved.state))

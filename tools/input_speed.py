@@ -22,7 +22,7 @@ from torchvision.transforms import autoaugment, transforms
 from torchvision.transforms.functional import InterpolationMode
 
 import presets
-from utils.flags.data import complete, data_flags
+from utils.flags.data import data_flags, fill_defaults
 
 CASES = {"train plain": None, "train ta_wide": "ta_wide", "train ra": "ra", "evaluation": None}
 
@@ -60,7 +60,7 @@ def ours(case: str, decode: str) -> Callable[[str], torch.Tensor]:
     data_flags(parser)
     args = parser.parse_args([])
     args.batch_size, args.auto_augment = 256, CASES[case]
-    complete(args)
+    fill_defaults(args)
     transform = presets.eval_transform() if case == "evaluation" else presets.train_transform(args)
     return lambda path: transform(presets.DECODERS[decode](path))
 

@@ -1,19 +1,17 @@
 """From `--data-path` to batches, with real files, real workers and real damage."""
 
 import argparse
-import multiprocessing
-import sys
 
+import numpy as np
 import pytest
 import torch
 
-from sampler import EvalSampler, TrainSampler
+from sampler import EvalSampler, TrainBatches
 from tests.pictures import bad_images, image_folder
-from tools.worker_memory import IMAGES, Tuples, measure, ours
 from utils.data.images import Corrupt
 from utils.data.loading import Batch, Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
-from utils.flags.data import data_flags
+from utils.flags.data import data_flags, fill_defaults
 
 
 def arguments(path, *flags: str, test_only: bool = False, seed: int = 0) -> argparse.Namespace:
@@ -21,14 +19,15 @@ def arguments(path, *flags: str, test_only: bool = False, seed: int = 0) -> argp
     data_flags(parser)
     sizes = ["--train-crop-size", "24", "--val-resize-size", "28", "--val-crop-size", "24"]
     args = parser.parse_args(["--data-path", str(path), *sizes, "--workers", "0", *flags])
-    args.batch_size, args.device, args.test_only, args.seed = 4, "cpu", test_only, seed
+    args.batch_size, args.test_only, args.seed = 4, test_only, seed
+    fill_defaults(args)
     return args
 
 
 def batches(data: Data, args: argparse.Namespace, epoch: int = 0, start: int = 0) -> list[Batch]:
-    sampler = TrainSampler(len(data.train), seed=args.seed)
-    sampler.set_epoch(epoch, start)
-    return list(train_loader(data, args, sampler))
+    order = TrainBatches(len(data.train), args.batch_size, seed=args.seed)
+    order.set_epoch(epoch, start)
+    return list(train_loader(data, args, order))
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +48,13 @@ def test_a_folder_becomes_batches_of_bytes(folder):
     data = load_data(args)
     assert (data.classes, data.name, len(data.train), len(data.val)) == (["cat", "dog"], "pets", 14, 10)
     found = batches(data, args)
-    assert [len(batch.images) for batch in found] == [4, 4, 3, 3]
+    assert [len(batch.images) for batch in found] == [4, 4, 4, 4]
     for batch in [*found, *eval_loader(data, args, EvalSampler(10))]:
         assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 24, 24))
         assert batch.images.is_contiguous()
         assert batch.targets.dtype == torch.int64
         assert batch.corrupt == []
-    assert torch.cat([batch.targets for batch in found]).bincount().tolist() == [7, 7]
+    assert torch.cat([batch.targets for batch in found])[:14].bincount().tolist() == [7, 7]
 
 
 def test_test_only_does_without_training_data(own_folder):
@@ -98,19 +97,6 @@ def test_each_look_at_an_image_is_another_and_the_generator_of_others_rests(fold
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_workers_live_from_epoch_to_epoch(folder):
-    args = arguments(folder, "--workers", "1")
-    data = load_data(args)
-    sampler = TrainSampler(len(data.train))
-    loader, processes = train_loader(data, args, sampler), []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        shown = torch.cat([batch.images for batch in loader])
-        processes.append({child.pid for child in multiprocessing.active_children()})
-        assert torch.equal(shown, torch.cat([batch.images for batch in batches(data, arguments(folder), epoch)]))
-    assert processes[0] & processes[1]
-
-
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_corrupt_images_are_named_left_out_or_replaced(own_folder, workers):
     bad = bad_images(own_folder / "bad")
@@ -123,8 +109,8 @@ def test_corrupt_images_are_named_left_out_or_replaced(own_folder, workers):
         shown = batches(data, args)
         names = sorted({line.rsplit("/", 1)[1].split(" (")[0] for batch in shown for line in batch.corrupt})
         assert names == sorted(path.name for path in bad.values())
-        readable = sum(len(batch.images) for batch in shown)
-        assert readable == (len(data.train) if choice == "skip" else len(data.train) - len(bad))
+        missing = 0 if choice == "skip" else sum(len(batch.corrupt) for batch in shown)
+        assert sum(len(batch.images) for batch in shown) == 12 - missing
         evaluated = list(eval_loader(data, args, EvalSampler(len(data.val))))
         assert sum(len(batch.images) for batch in evaluated) == 6
         assert sum(len(batch.corrupt) for batch in evaluated) == len(bad)
@@ -171,7 +157,6 @@ def test_a_share_of_the_images_is_spread_over_all_of_them(folder):
     everything, few = (load_data(arguments("digits", *flags)).val for flags in ((), ("--val-images", "20")))
     assert all(torch.equal(few[number][0], everything[number * len(everything) // 20][0]) for number in range(20))
     assert "--train-images 15: there are only 14" in refusal(folder, "--train-images", "15")
-    assert "--val-images 0 is out of range" in refusal(folder, "--val-images", "0")
 
 
 def test_without_a_data_path_the_message_says_what_to_give():
@@ -181,11 +166,9 @@ def test_without_a_data_path_the_message_says_what_to_give():
         load_data(args)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_eight_workers_do_not_copy_the_list_of_imagenets_files():
-    """Tuples, as most data sets keep them, show that the measurement would see it."""
-    looks = 60_000
-    (arrays_start, _), (arrays_later, _) = measure(ours(IMAGES), 8, looks)
-    (tuples_start, _), (tuples_later, _) = measure(Tuples(IMAGES), 8, looks)
-    assert tuples_later - tuples_start > 20
-    assert arrays_later - arrays_start < 2
+def test_the_files_of_a_folder_are_rows_of_arrays(folder):
+    """A Python object per file would be copied, by its reference count alone, into every worker."""
+    for images in load_data(arguments(folder))[:2]:
+        assert (type(images.files), images.files.dtype.kind) == (np.ndarray, "S")
+        assert (type(images.targets), images.targets.dtype) == (np.ndarray, np.int32)
+        assert not [name for name, value in vars(images).items() if isinstance(value, (list, tuple, dict, set))]

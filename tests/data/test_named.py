@@ -20,7 +20,7 @@ from tests.data.test_loading import arguments
 from utils.data import named as named_datasets
 from utils.data.loading import load_data
 from utils.errors import UserError
-from utils.flags.data import SMALL, complete, data_flags
+from utils.flags.data import NAMED, data_flags, fill_defaults
 
 FASHION = {"train": 20, "t10k": 10}
 
@@ -70,7 +70,8 @@ def test_digits_from_the_command_line_are_coloured_sized_and_never_mirrored():
     parser = argparse.ArgumentParser()
     data_flags(parser)
     args = parser.parse_args(["--data-path", "digits"])
-    args.batch_size, args.device, args.test_only, args.seed = 8, "cpu", False, 0
+    args.test_only, args.seed = False, 0
+    fill_defaults(args)
     data = load_data(args)
     assert (args.hflip_prob, args.train_crop_size, args.workers) == (0, 32, 0)
     image, target = data.val[0]
@@ -122,7 +123,7 @@ def test_an_idx_file_cut_inside_is_named(tmp_path):
         named_datasets.fashion_mnist(tmp_path, download=False)
 
 
-@pytest.mark.parametrize("name", sorted(set(SMALL) - {"digits"}))
+@pytest.mark.parametrize("name", sorted(set(NAMED) - {"digits"}))
 def test_what_is_not_there_is_said_with_the_way_to_get_it(tmp_path, name):
     with pytest.raises(UserError, match=f"{name} is not in {tmp_path}: pass --download"):
         load_data(arguments(name, "--download-dir", str(tmp_path)))
@@ -203,13 +204,3 @@ def test_a_download_that_fails_says_so_in_one_line(tmp_path, published, monkeypa
         with pytest.raises(UserError, match=f"{kind.__name__} cannot be fetched into .*404") as caught:
             load_data(arguments(name, "--download", "--download-dir", str(tmp_path)))
         assert "\n" not in str(caught.value)
-
-
-def test_defaults_follow_the_data_and_yield_to_the_user():
-    for name, size in (("digits", 32), ("fashion-mnist", 28), ("/some/folder", 224)):
-        parser = argparse.ArgumentParser()
-        data_flags(parser)
-        args = parser.parse_args(["--data-path", name, "--hflip-prob", "0.3"])
-        args.batch_size = 8
-        complete(args)
-        assert (args.train_crop_size, args.val_crop_size, args.hflip_prob) == (size, size, 0.3)

@@ -8,15 +8,14 @@ import sys
 import pytest
 
 from utils.errors import UserError
-from utils.flags.data import complete, cores_per_process, data_flags
+from utils.flags.data import cores_per_process, data_flags, fill_defaults
 
 
-def completed(*flags: str) -> argparse.Namespace:
+def completed(*flags: str, known: dict | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     data_flags(parser)
     args = parser.parse_args(flags)
-    args.batch_size = 32
-    complete(args)
+    fill_defaults(args, known or {})
     return args
 
 
@@ -25,7 +24,6 @@ def completed(*flags: str) -> argparse.Namespace:
     [
         ("--train-crop-size", "0"),
         ("--val-crop-size", "-3"),
-        ("--val-crop-size", "300"),
         ("--hflip-prob", "1.5"),
         ("--random-erase", "-0.1"),
         ("--ra-magnitude", "31"),
@@ -35,11 +33,28 @@ def completed(*flags: str) -> argparse.Namespace:
         ("--prefetch", "0"),
         ("--ra-reps", "0"),
         ("--mixup-alpha", "nan"),
+        ("--train-images", "0"),
     ],
 )
-def test_impossible_settings_are_refused_by_name(flags):
-    with pytest.raises(UserError, match=f"^{flags[0]} {flags[1]}.*(give|choose|lower)"):
+def test_impossible_settings_are_refused_by_name(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
         completed(*flags)
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {flags[0]}" in last.replace("-j/", "")
+    assert flags[1] in last
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(UserError, match=r"^--val-crop-size 300 does not fit into --val-resize-size 256: lower"):
+        completed("--val-crop-size", "300")
+
+
+def test_what_is_known_of_a_checkpoint_comes_after_the_users_wish_and_before_the_datas_habit():
+    known = {"val_crop_size": 96, "val_resize_size": 100, "interpolation": None}
+    args = completed("--data-path", "/data", "--val-resize-size", "128", known=known)
+    assert (args.val_resize_size, args.val_crop_size, args.train_crop_size) == (128, 96, 224)
+    assert args.interpolation == "bilinear"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,12 @@ def test_impossible_settings_are_refused_by_name(flags):
 def test_a_flag_without_effect_is_refused(flag, path):
     with pytest.raises(UserError, match=f"{flag.split('=')[0]} has no effect on --data-path {path}"):
         completed(flag, "--data-path", path)
+
+
+def test_defaults_follow_the_data_and_yield_to_the_user():
+    for name, size in (("digits", 32), ("fashion-mnist", 28), ("/some/folder", 224)):
+        args = completed("--data-path", name, "--hflip-prob", "0.3")
+        assert (args.train_crop_size, args.val_crop_size, args.hflip_prob) == (size, size, 0.3)
 
 
 def test_the_recipes_flags_are_understood():

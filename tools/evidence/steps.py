@@ -15,7 +15,7 @@ from utils import memory
 from utils.data.loading import Batch, Data
 from utils.evaluate.timing import Effort, take_turns
 from utils.flags import arguments
-from utils.flags.data import complete
+from utils.flags.data import fill_defaults
 from utils.train import engine
 from utils.train.log import Meters
 
@@ -61,7 +61,7 @@ def training_step(run: Run, device: torch.device) -> Callable[[], None]:
     with tempfile.TemporaryDirectory() as folder:  # needed while the run is made: nothing is saved
         args = arguments.parser().parse_args([*run.training, "--output-dir", folder])
         args.device = str(device)
-        complete(args)
+        fill_defaults(args)
         assemble.seed_everything(args)
         model = assemble.build_model(args, len(CLASSES)).to(device)
         training = train_adn.make_run(args, device, Data(None, None, CLASSES, "random images"), model)

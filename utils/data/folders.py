@@ -29,16 +29,29 @@ class FileList(NamedTuple):
 def list_images(folder: Path, cache: bool = False) -> FileList:
     """All images below `folder`; with `cache` from an earlier scan, unless a class folder has changed since."""
     try:
-        if not cache:
-            return _scan(folder)
-        kept, stamp = _cache_file(folder), _stamp(folder)
-        found = _read_cache(kept, stamp)
-        if found is None:
-            found = _scan(folder)
-            _write_cache(kept, stamp, found)
-        return found
+        return _kept_or_scanned(folder) if cache else _scan(folder)
     except OSError as error:
         raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions") from None
+
+
+def _kept_or_scanned(folder: Path) -> FileList:
+    path = cache_folder() / f"files-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]}.npz"
+    # Adding, removing or renaming an image in a class folder changes that folder's time.
+    times = [f"{entry.name} {entry.stat().st_mtime_ns}" for entry in _class_folders(folder)]
+    stamp = np.frombuffer(hashlib.sha256(repr(times).encode()).digest(), np.uint8)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if np.array_equal(kept["stamp"], stamp):
+                return FileList(kept["classes"].tolist(), kept["files"], kept["targets"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or not ours: scan again
+    found = _scan(folder)
+    try:
+        with whole_file(path) as file:
+            np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
+    except UserError as error:
+        log.warning("--cache-dataset: %s; going on without", error)
+    return found
 
 
 def _class_folders(folder: Path) -> list[os.DirEntry]:
@@ -74,31 +87,3 @@ def _images_below(folder: str) -> list[bytes]:
     for parent, _, names in sorted(os.walk(os.fsencode(folder), onerror=complain, followlinks=True)):
         found.extend(os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(extensions))
     return found
-
-
-def _cache_file(folder: Path) -> Path:
-    return cache_folder() / f"files-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]}.npz"
-
-
-def _stamp(folder: Path) -> np.ndarray:
-    """Names and times of the class folders: adding, removing or renaming an image in one of them changes its time."""
-    described = [f"{entry.name} {entry.stat().st_mtime_ns}" for entry in _class_folders(folder)]
-    return np.frombuffer(hashlib.sha256(repr(described).encode()).digest(), np.uint8)
-
-
-def _read_cache(path: Path, stamp: np.ndarray) -> FileList | None:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if np.array_equal(kept["stamp"], stamp):
-                return FileList(kept["classes"].tolist(), kept["files"], kept["targets"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or not ours: scan again
-    return None
-
-
-def _write_cache(path: Path, stamp: np.ndarray, found: FileList) -> None:
-    try:
-        with whole_file(path) as file:
-            np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
-    except UserError as error:
-        log.warning("--cache-dataset: %s; going on without", error)

@@ -52,20 +52,13 @@ class _Images(Dataset):
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
         """The items of a batch. With `substitute` the next readable image follows a corrupt one."""
-        items = []
+        items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
         for key in keys:
-            items.append(self[key])
-            if self.substitute and isinstance(items[-1], Corrupt):
-                items.extend(self._substitutes(key))
-        return items
-
-    def _substitutes(self, key: Key) -> list[Item]:
-        epoch, index, repeat = key
-        items = []
-        for step in range(1, min(MOST_SUBSTITUTES, len(self))):
-            items.append(self[epoch, (index + step) % len(self), repeat])
-            if not isinstance(items[-1], Corrupt):
-                break
+            epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+            for step in range(tries):
+                items.append(self[epoch, (index + step) % len(self), repeat])
+                if not isinstance(items[-1], Corrupt):
+                    break
         return items
 
 

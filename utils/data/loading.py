@@ -1,24 +1,29 @@
 """From `--data-path` to batches: the data, and loaders that hand (images, targets, unreadable files) to the loop."""
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
 
 import presets
-from sampler import EvenBatches, TrainSampler
-from utils.data import named as named_datasets
-from utils.data.folders import FileList, list_images
+from utils.data import named
+from utils.data.folders import list_images
 from utils.data.images import ArrayImages, Corrupt, FileImages, Item
 from utils.errors import UserError
-from utils.flags.data import SMALL, complete
+from utils.flags.data import NAMED, processes_here
+
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps what a worker hands over; a container has 64 MB of it by default
+IN_HAND = 2  # batches that the loop holds while the workers make others
 
 
 class Data(NamedTuple):
@@ -29,64 +34,50 @@ class Data(NamedTuple):
 
 
 class Batch(NamedTuple):
-    images: Tensor  # uint8, N x 3 x H x W
+    images: Tensor  # uint8, N x 3 x H x W, as it leaves the loader; float once it is on the device
     targets: Tensor  # int64, N
     corrupt: list[str]  # files that could not be read, each with the reason; N is smaller by as many unless replaced
 
 
 def load_data(args: Namespace) -> Data:
-    """The data that `args` describe. Settings that depend on the data set are filled in where the user gave none.
+    """The data that `args` describe, every default filled in.
 
     Folders: a random crop is zoomed into for training; for evaluation the shorter side is resized, the centre cropped.
     Small images by name: resized to the crop size, to train shifted by up to an eighth. Digits are not flipped.
     """
-    complete(args)
     if not args.data_path:
-        raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(SMALL)}")
-    return _named_data(args) if args.data_path in SMALL else _folder_data(args)
-
-
-def _train_settings(args: Namespace, small: bool) -> dict:
-    transform = presets.train_transform(args, small)
-    return {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
-
-
-def _eval_settings(args: Namespace) -> dict:
-    return {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
-
-
-def _named_data(args: Namespace) -> Data:
-    found = named_datasets.load(args)
-    train = None
+        raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
+    transform = presets.train_transform(args, zoom=args.data_path not in NAMED)
+    to_train = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
+    to_test = {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
+    if args.data_path not in NAMED:
+        return _folder_data(args, to_train, to_test)
+    found, train = named.load(args), None
     if not args.test_only:
-        arrays = _few("--train-images", args.train_images, *found.train)
-        train = ArrayImages(*arrays, **_train_settings(args, small=True))
-    val = ArrayImages(*_few("--val-images", args.val_images, *found.val), **_eval_settings(args))
+        train = ArrayImages(*_evenly("--train-images", args.train_images, *found.train), **to_train)
+    val = ArrayImages(*_evenly("--val-images", args.val_images, *found.val), **to_test)
     return Data(train, val, found.classes, args.data_path)
 
 
-def _folder_data(args: Namespace) -> Data:
+def _folder_data(args: Namespace, to_train: dict, to_test: dict) -> Data:
     root = Path(args.data_path)
     if not root.is_dir():
-        raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(SMALL)}")
-    listed = list_images(root / "val", args.cache_dataset)
-    decode = presets.DECODERS[args.decode or "pil"]
-    files, targets = _few("--val-images", args.val_images, listed.files, listed.targets)
-    val = FileImages(str(root / "val"), files, targets, decode, **_eval_settings(args))
-    train = None if args.test_only else _train_folder(args, root / "train", listed)
-    return Data(train, val, listed.classes, root.resolve().name)
+        raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
+    listed, train = list_images(root / "val", args.cache_dataset), None
+    chosen = _evenly("--val-images", args.val_images, listed.files, listed.targets)
+    val = FileImages(str(root / "val"), *chosen, presets.DECODERS[args.decode or "pil"], **to_test)
+    classes = listed.classes
+    if not args.test_only:
+        listed = list_images(root / "train", args.cache_dataset)
+        if listed.classes != classes:
+            where = _difference(listed.classes, classes)
+            raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
+        chosen = _evenly("--train-images", args.train_images, listed.files, listed.targets)
+        train = FileImages(str(root / "train"), *chosen, presets.DECODERS[args.decode or "tensor"], **to_train)
+    return Data(train, val, classes, root.resolve().name)
 
 
-def _train_folder(args: Namespace, folder: Path, val: FileList) -> FileImages:
-    listed = list_images(folder, args.cache_dataset)
-    if listed.classes != val.classes:
-        raise UserError(f"{folder} and {folder.parent / 'val'} hold different classes: {_difference(listed, val)}")
-    decode = presets.DECODERS[args.decode or "tensor"]
-    files, targets = _few("--train-images", args.train_images, listed.files, listed.targets)
-    return FileImages(str(folder), files, targets, decode, **_train_settings(args, small=False))
-
-
-def _few(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any, Any]:
+def _evenly(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any, Any]:
     """So many of the images. Spread evenly, since those of a class may follow each other; alike for every seed."""
     if wanted is None:
         return images, targets
@@ -96,13 +87,10 @@ def _few(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any,
     return images[chosen], targets[chosen]
 
 
-def _difference(train: FileList, val: FileList) -> str:
-    said = []
-    for where, here, there in (("train", train, val), ("val", val, train)):
-        only = sorted(set(here.classes) - set(there.classes))
-        if only:
-            said.append(f"only in {where}: {', '.join(only[:5])}{' …' if len(only) > 5 else ''}")
-    return "; ".join(said)
+def _difference(train: list[str], val: list[str]) -> str:
+    only = {"train": sorted(set(train) - set(val)), "val": sorted(set(val) - set(train))}
+    shown = {part: ", ".join(names[:5]) + (" …" if len(names) > 5 else "") for part, names in only.items() if names}
+    return "; ".join(f"only in {part}: {names}" for part, names in shown.items())
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -114,31 +102,87 @@ def collate(items: Sequence[Item]) -> Batch:
     return Batch(images, targets, corrupt)
 
 
-def train_loader(data: Data, args: Namespace, sampler: TrainSampler) -> DataLoader:
-    """No image is dropped, no batch is tiny."""
-    return _loader(data.train, args, batch_sampler=EvenBatches(sampler, args.batch_size))
+def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
+    return _loader(data.train, args, batches, args.train_crop_size)
 
 
 def eval_loader(data: Data, args: Namespace, sampler: Sampler) -> DataLoader:
-    return _loader(data.val, args, sampler=sampler, batch_size=args.batch_size)
+    return _loader(data.val, args, BatchSampler(sampler, args.batch_size, drop_last=False), args.val_crop_size)
 
 
-def _loader(dataset: Dataset, args: Namespace, **kw: object) -> DataLoader:
+class _OnceWanted(Sampler):
+    """Another sampler's batches, and none while the workers are only to start."""
+
+    def __init__(self, batches: Sampler):
+        self.batches, self.wanted = batches, True
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list]:
+        return iter(self.batches if self.wanted else ())
+
+
+def _loader(dataset: Dataset, args: Namespace, batches: Sampler, crop: int) -> DataLoader:
+    """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
+    kw = {}
     if args.workers > 0:
-        kw |= {"persistent_workers": True, "prefetch_factor": args.prefetch, "worker_init_fn": _leave_signals_alone}
+        kw = {"persistent_workers": True, "prefetch_factor": prefetch(args, crop), "worker_init_fn": _end_with_main}
         if sys.platform == "linux":
             kw["multiprocessing_context"] = "fork"  # starts in milliseconds and shares the list of files
     return DataLoader(
         dataset,
+        batch_sampler=_OnceWanted(batches),
         num_workers=args.workers,
         collate_fn=collate,
-        pin_memory=args.device != "cpu" and torch.cuda.is_available(),
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
     )
 
 
-def _leave_signals_alone(_worker: int) -> None:
-    """Ctrl-C and SLURM signal all processes; the main one finishes its step with the workers' help, then ends them."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def start_workers(loader: DataLoader) -> None:
+    """Fork the workers now and load nothing: later a fork could catch a thread of NCCL or CUDA that holds a lock."""
+    if loader.num_workers > 0:
+        loader.batch_sampler.wanted = False
+        iter(loader)  # persistent workers stay for every later pass over the loader
+        loader.batch_sampler.wanted = True
+
+
+def prefetch(args: Namespace, crop: int) -> int:
+    """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows."""
+    wanted = args.prefetch or max(2, min(16, 512 // args.batch_size))
+    if not os.path.isdir(SHARED_MEMORY):
+        return wanted
+    memory, least = os.statvfs(SHARED_MEMORY), args.prefetch or 1
+    free, size = memory.f_bavail * memory.f_frsize // processes_here(), args.batch_size * (3 * crop * crop + 8)
+    room = max(0, free // size - IN_HAND)
+    if room < args.workers * least:
+        raise UserError(
+            f"--workers {args.workers}: their batches need {(args.workers * least + IN_HAND) * size / 1e6:.0f} MB of "
+            f"shared memory, {SHARED_MEMORY} has {free / 1e6:.0f} MB for this process: enlarge it (docker run "
+            f"--shm-size) or give {'a smaller --prefetch or ' if least > 1 else ''}--workers {room // least}"
+        )
+    return min(wanted, room // args.workers)
+
+
+def _end_with_main(_worker: int) -> None:
+    """Only the main process's own SIGTERM, or its death, ends a worker.
+
+    Ctrl-C, torchrun and SLURM signal all processes, and the main one finishes its step with the workers' help. But it
+    ends them by SIGTERM when it fails: were they deaf to that one too, it would wait for them until torchrun kills it.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # Linux; elsewhere torch's own handler ends the worker at any SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        main = multiprocessing.parent_process().pid
+        threading.Thread(target=_wait_for_the_end, args=(main,), daemon=True).start()
+
+
+def _wait_for_the_end(main: int) -> None:
+    while os.getppid() == main:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received and received.si_pid == main:
+            break
+    os._exit(0)

@@ -1,11 +1,9 @@
 """Data sets known by name, small enough for memory: the bundled digits, Fashion-MNIST and CIFAR through torchvision."""
 
-import contextlib
-import fcntl
 import gzip
+import os
 import zlib
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +31,23 @@ class NamedData(NamedTuple):
 
 
 def load(args: Namespace) -> NamedData:
-    name = args.data_path
+    name, folder = args.data_path, Path(args.download_dir)
     if name == "digits":
         return digits()
     if name == "fashion-mnist":
-        return fashion_mnist(Path(args.download_dir), args.download)
+        return fashion_mnist(folder, args.download)
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    train = _torchvision(kind, args, train=True)
-    val = _torchvision(kind, args, train=False)
-    return NamedData(_cifar_arrays(train), _cifar_arrays(val), train.classes)
+    if args.download:
+        _fetch(kind, folder)
+    try:
+        parts = [kind(folder, train=train) for train in (True, False)]  # checks the sums of the files
+    except RuntimeError:
+        raise _missing(name, folder) from None
+    arrays = [
+        Arrays(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
+    ]
+    return NamedData(*arrays, parts[0].classes)
 
 
 def digits() -> NamedData:
@@ -60,8 +66,11 @@ def digits() -> NamedData:
 def fashion_mnist(folder: Path, download: bool) -> NamedData:
     """From a folder with the four published files, packed or not, wherever they come from."""
     places = [folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST]
-    found = next((place for place in places if _has_fashion_mnist(place)), None)
-    if found is None:
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    for found in places:
+        if all((found / name).exists() or (found / f"{name}.gz").exists() for name in names):
+            break
+    else:
         if not download:
             raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
         _fetch(torchvision.datasets.FashionMNIST, folder)
@@ -71,11 +80,6 @@ def fashion_mnist(folder: Path, download: bool) -> NamedData:
         images, targets = read_idx(found, f"{part}-images-idx3-ubyte"), read_idx(found, f"{part}-labels-idx1-ubyte")
         parts.append(Arrays(images[:, None], targets.long()))
     return NamedData(*parts, torchvision.datasets.FashionMNIST.classes)
-
-
-def _has_fashion_mnist(folder: Path) -> bool:
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in names)
 
 
 def read_idx(folder: Path, name: str) -> Tensor:
@@ -90,21 +94,6 @@ def read_idx(folder: Path, name: str) -> Tensor:
         raise UserError(f"{path}: not a whole idx file ({error}); remove it and fetch it again") from None
 
 
-def _torchvision(kind: type, args: Namespace, train: bool) -> torchvision.datasets.VisionDataset:
-    """torchvision checks the sums of the files before it reads them."""
-    folder = Path(args.download_dir)
-    if args.download:
-        _fetch(kind, folder)
-    try:
-        return kind(folder, train=train)
-    except RuntimeError:
-        raise _missing(args.data_path, folder) from None
-
-
-def _cifar_arrays(data: torchvision.datasets.VisionDataset) -> Arrays:
-    return Arrays(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
-
-
 def _missing(name: str, folder: Path, other: str = "or put its files there") -> UserError:
     return UserError(f"{name} is not in {folder}: pass --download, or --download-dir if it lies elsewhere, {other}")
 
@@ -113,15 +102,12 @@ def _fetch(kind: type, folder: Path) -> None:
     """Download unless it is there. One process of the machine does it, the others wait and find it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
+        with open(folder / ".lock", "w") as lock:
+            if os.name == "posix":  # Windows has no flock: there each process fetches for itself
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
             kind(folder, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{kind.__name__} cannot be fetched into {folder}: {reason}") from None
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
