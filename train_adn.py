@@ -13,35 +13,32 @@ if __name__ == "__main__":
     parser().parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 import models
+import models.zoo
+import presets
 import sampler
 import transforms
-from tools import inference
-from tools.assemble import (
-    autocast_of,
-    build_model,
-    choose_device,
-    prepare_of,
-    read_checkpoint,
-    saved_weights,
-    seed_everything,
-    skips_of,
-)
 from utils import memory
 from utils import processes as distributed
-from utils.data.loading import Data, eval_loader, load_data, train_loader
+from utils.data.loading import Batch, Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
+from utils.evaluate import predict, report, table
 from utils.evaluate.accuracy import Result, evaluate
-from utils.evaluate.table import choose_from_file
+from utils.flags.data import complete
+from utils.flags.evaluation import chosen
 from utils.reduction import GradientReducer
 from utils.stop import EXIT_CODE, StopRequest
 from utils.train import checkpoint, engine, log, optim
@@ -55,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.from_table:
-            print(choose_from_file(args))
+            budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+            print(table.choose_from(args.from_table, budget))
             return 0
         device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
         args.device = str(device)
@@ -64,9 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.setup()
         seed_everything(args)
         if args.test_only or args.predict:
-            return inference.run(args, device)
+            return test_or_predict(args, device)
         data = load_data(args)
-        model = build_model(args, len(data.classes), saved_weights(args)).to(device)
+        _, state, source = saved_weights(args) or (None, None, "")
+        model = build_model(args, len(data.classes), args.train_crop_size, state, source).to(device)
         return train(args, device, data, model)
     except (UserError, models.WeightsError) as error:
         return explained(str(error))
@@ -92,6 +91,193 @@ def explained(mistake: str) -> int:
     return 2
 
 
+def test_or_predict(args: argparse.Namespace, device: torch.device) -> int:
+    """--test-only and --predict: a network with weights that are there already."""
+    saved = saved_weights(args)
+    content, state, source = saved or ({}, None, "")
+    settings = vars(content["args"]) if "args" in content else {}
+    if saved and settings.get("model", args.model) != args.model:
+        raise UserError(f"{source}: is of --model {settings['model']}, not {args.model}")
+    fill_defaults(args, {**settings, **models.zoo.preprocessing(args.weights)})
+    if args.predict:
+        if not saved:
+            raise UserError("--predict needs trained weights: give --weights, not --init-from")
+        transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+        images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
+        classes = content.get("classes") or class_names(models.num_classes(state))
+    else:
+        data = load_data(args)
+        images = eval_loader(
+            data, args, sampler.EvalSampler(len(data.val), distributed.rank(), distributed.world_size())
+        )
+        classes = data.classes
+        check_classes(content.get("classes"), data, source)
+    model = build_model(args, len(classes), args.val_crop_size, state, source).to(device)
+    prepare = prepare_of(args.channels_last, device, model)
+    autocast, precision = autocast_of(args, device)
+    if args.torch_compile:
+        model.compile()
+    budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
+    if args.predict:
+        predict.predict(model, images, classes, subnets, on_device(prepare), autocast)
+        return 0
+    facts = {
+        "model": args.model,
+        "weights": args.weights or args.resume,
+        "data": data.name,
+        "data_path": args.data_path,
+        "device": str(device),
+        "precision": precision,
+        "memory_format": str(prepare.to_float.memory_format).removeprefix("torch."),
+        "compiled": args.torch_compile,
+        "averaged_weights": args.model_ema,
+    }
+    published = models.zoo.published(args.model) if len(classes) == 1000 else {}
+    folder, size = Path(args.output_dir), args.val_crop_size
+    wanted = report.Report(facts, folder, size, args.latency_batch, budget, not args.no_picture, published)
+    report.test(model, images, subnets, on_device(prepare), autocast, args.on_corrupt, wanted)
+    return 0
+
+
+def check_classes(names: list[str] | None, data: Data, source: str) -> None:
+    """Weights that know the names of their classes are tested on no others."""
+    if names is not None and list(names) != list(data.classes):
+        said = [
+            f"{len(some)}: {', '.join(map(str, some[:3]))}{', …' if len(some) > 3 else ''}"
+            for some in (names, data.classes)
+        ]
+        raise UserError(
+            f"{source}: was trained on other classes ({said[0]}) than {data.name} has ({said[1]}): "
+            "give the --data-path of its training"
+        )
+
+
+def class_names(count: int) -> list[str]:
+    """ImageNet's names for its number of classes, else numbers."""
+    names = models.zoo.IMAGENET_CLASSES
+    return names if count == len(names) else [f"class {number}" for number in range(count)]
+
+
+# A bridge from here to `passes_of`: utils/setup.py, fill_defaults and OnDevice take its place.
+
+
+def fill_defaults(args: argparse.Namespace, known: dict[str, Any]) -> None:
+    names = ("val_resize_size", "val_crop_size", "interpolation", "stem", "patch_size", "window_size")
+    for name in names:
+        if getattr(args, name) is None:
+            setattr(args, name, known.get(name))
+    complete(args)
+
+
+def on_device(prepare: Callable) -> Callable:
+    def batches(loader) -> Iterator[Batch]:
+        for batch in loader:
+            yield Batch(*prepare(batch), batch.corrupt) if len(batch.images) else batch
+
+    return batches
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: unknown; use cuda, cpu or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: no CUDA GPU can be used here; use --device cpu, or look into driver and torch build"
+        )
+    return device
+
+
+def seed_everything(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = not args.deterministic
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(args.deterministic)
+
+
+def build_model(
+    args: argparse.Namespace, classes: int, size: int, state: dict | None = None, source: str = ""
+) -> models.AdaptiveDepth:
+    """The network for so many classes, with the weights of --init-from or those of `state`."""
+    try:
+        model = models.build(
+            args.model,
+            num_classes=classes,
+            stem=args.stem,
+            patch_size=args.patch_size,
+            window_size=args.window_size,
+            image_size=size,
+            switchable_norms=not args.no_switchable_norms,
+        )
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    if args.init_from:
+        models.load_plain(model, plain_weights(args.init_from, args.model), new_head=True)
+    if state:
+        models.load_state(model, state, source=source)
+    return model
+
+
+def saved_weights(args: argparse.Namespace) -> tuple[dict, dict, str] | None:
+    """The content, the network's weights and the path of the file that --weights or, to test, --resume names."""
+    testing = args.test_only or args.predict
+    if testing and args.resume == "auto":
+        path = checkpoint.newest_good(Path(args.output_dir), read_checkpoint)
+        if path is None:
+            raise UserError(f"--resume auto: no checkpoint in {args.output_dir}")
+    elif testing and args.resume:
+        path = Path(args.resume)
+    elif args.weights:
+        path = models.zoo.weights_file(args.weights, model=args.model, url=args.weights_url, folder=args.weights_dir)
+    elif testing and not args.init_from:
+        raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
+    else:
+        return None
+    content = read_checkpoint(path)
+    return content, models.model_state(content, ema=args.model_ema, source=str(path)), str(path)
+
+
+def plain_weights(wish: str, model: str) -> dict | object:
+    """What --init-from names: a file, or one of torchvision's enums for this model."""
+    if Path(wish).exists():
+        return models.read_checkpoint(wish)
+    try:
+        return torchvision.models.get_model_weights(model)[wish]
+    except (KeyError, ValueError):
+        raise UserError(f"--init-from {wish}: neither a file nor weights that torchvision has of {model}") from None
+
+
+def autocast_of(args: argparse.Namespace, device: torch.device) -> tuple[Callable, str]:
+    """What to enter around a forward pass, and the name of the precision inside."""
+    if not args.amp:
+        return contextlib.nullcontext, "fp32"
+    bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    choice = args.amp_dtype if args.amp_dtype != "auto" else ("bf16" if bf16 else "fp16")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+    return partial(torch.autocast, device.type, dtype=dtype), choice
+
+
+def prepare_of(wanted: bool | None, device: torch.device, model: nn.Module) -> engine.Prepare:
+    """Channels-last pays for networks of convolutions; a transformer has but one."""
+    if wanted is None:
+        wanted = sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
+    memory_format = torch.channels_last if wanted else torch.contiguous_format
+    model.to(memory_format=memory_format)
+    return engine.Prepare(device, presets.ToFloat(memory_format=memory_format))
+
+
+def read_checkpoint(path: Path) -> dict:
+    try:
+        return models.read_checkpoint(path)
+    except models.WeightsError as error:
+        raise UserError(str(error)) from None
+
+
 def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[list[distillation.Pass], list[str]]:
     """What a step runs, and what each pass is called in the log."""
     if args.method == "individual":
@@ -102,7 +288,7 @@ def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[li
 
 
 def one_skip(args: argparse.Namespace, model: models.AdaptiveDepth) -> Hashable:
-    skips = skips_of(args, model)
+    skips = chosen(model, args.skip_cfg)
     if len(skips) != 1:
         raise UserError(f"--method individual trains one network; --skip-cfg names {len(skips)}")
     return skips[0]
@@ -111,7 +297,7 @@ def one_skip(args: argparse.Namespace, model: models.AdaptiveDepth) -> Hashable:
 def make_run(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> engine.Run:
     """Everything a training run consists of."""
     autocast, args.precision = autocast_of(args, device)
-    prepare = prepare_of(args, device, model)
+    prepare = prepare_of(args.channels_last, device, model)
     if args.sync_bn:
         model = with_sync_bn(model, device)
     reducer = GradientReducer(model)
@@ -203,7 +389,7 @@ def test_epoch(run: engine.Run, loader) -> dict[Hashable, Result]:
     model = state.ema.module if state.ema else state.model
     distributed.broadcast_buffers(model)
     subnets = [this.subnet for this in run.step.passes]
-    results = evaluate(model, loader, subnets, run.prepare, run.step.autocast, run.args.on_corrupt)
+    results = evaluate(model, loader, subnets, on_device(run.prepare), run.step.autocast, run.args.on_corrupt)
     for name, result in zip(run.names, results.values(), strict=True):
         logger.info("Test: %s%s %s", "EMA " if state.ema else "", name, result)
     return results

@@ -1,43 +1,55 @@
 """The flags of testing, choosing a sub-network and predicting. Imports no torch, so that `--help` answers at once."""
 
 import argparse
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from utils.errors import UserError
+from utils.flags.parsing import NATURAL
+
+LETTERS = {"True": "T", "T": "T", "False": "F", "F": "F"}
 
 
 def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     """Add the group "evaluation" to the command's parser."""
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--test-only", action="store_true", help="evaluate --weights (or --resume) and train nothing")
-    group.add_argument(
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--test-only", action="store_true", help="evaluate --weights (or --resume) and train nothing")
+    add(
         "--skip-cfg",
+        action=_OneWordEach,
         nargs="+",
         metavar="CFG",
         help="sub-networks to run: one flag per stage (True False …, T F …), words (TTFF TTTT), super, base, or all "
         "(default: super)",
     )
-    group.add_argument("--weights", metavar="FILE|NAME", help="weights: a file, or the name of a released network")
-    group.add_argument("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
-    group.add_argument("--weights-dir", metavar="DIR", help="take a released network's file from this folder")
-    group.add_argument("--predict", metavar="PATH", help="print the likeliest classes of an image or of a folder")
-    _choice_flags(group)
+    add("--weights", metavar="FILE|NAME", help="weights: a file, or the name of a released network")
+    add("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
+    add("--weights-dir", metavar="DIR", help="take a released network's file from this folder")
+    add("--predict", metavar="PATH", help="print the likeliest classes of an image or of a folder")
+    add("--budget-gmacs", type=float, metavar="X", help="best sub-network of at most X GMACs per image")
+    add("--budget-latency", type=float, metavar="MS", help="best sub-network of at most MS milliseconds")
+    add("--budget-params", type=float, metavar="M", help="best sub-network of at most M million weights")
+    add("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
+    latency = "images per call when latency is measured; 0 measures none"
+    add("--latency-batch", type=NATURAL, default=1, metavar="N", help=latency)
+    add("--no-picture", action="store_true", help="do not draw subnets.png (it needs matplotlib)")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number of images, 0 or more, not {text!r}")
-    return int(text)
+class _OneWordEach(argparse.Action):
+    """A sub-network spelled by one word per stage, `True True False` or `T T F`, becomes the one word TTF."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *_: Any) -> None:
+        spelled = all(word in LETTERS for word in words)
+        setattr(namespace, self.dest, ["".join(LETTERS[word] for word in words)] if spelled else words)
 
 
-def _choice_flags(group: argparse._ArgumentGroup) -> None:
-    """Flags of the table of sub-networks and of choosing one from it."""
-    group.add_argument("--budget-gmacs", type=float, metavar="X", help="best sub-network of at most X GMACs per image")
-    group.add_argument("--budget-latency", type=float, metavar="MS", help="best sub-network of at most MS milliseconds")
-    group.add_argument("--budget-params", type=float, metavar="M", help="best sub-network of at most M million weights")
-    group.add_argument("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
-    group.add_argument(
-        "--latency-batch",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="images per call when latency is measured; 0 measures none (default: %(default)s)",
-    )
-    group.add_argument("--no-picture", action="store_true", help="do not draw subnets.png (it needs matplotlib)")
+def chosen(model: Any, words: Sequence[str] | None) -> list[Hashable]:
+    """The sub-networks that the words of --skip-cfg name, each once; the largest where nothing is said."""
+    if not words:
+        return [model.subnets[0]]
+    if list(words) == ["all"]:
+        return list(model.subnets)
+    try:
+        return list(dict.fromkeys(model.parse(word) for word in words))
+    except ValueError as error:
+        raise UserError(f"--skip-cfg: {error}") from None
