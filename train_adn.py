@@ -7,252 +7,230 @@
 Exit codes: 0 done, 2 a mistake to mend (one line says which), 75 stopped by a signal and saved (--resume auto goes on).
 """
 
+import methods
 from utils.flags.arguments import parser
 
 if __name__ == "__main__":
-    parser().parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
+    parser(methods).parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
 
 import argparse
-import logging
 import sys
-from collections.abc import Hashable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from torch import nn
+import torchvision
+from torch import Tensor
 
 import models
+import presets
 import sampler
-import transforms
-from tools import inference
-from tools.assemble import (
-    autocast_of,
-    build_model,
-    choose_device,
-    prepare_of,
-    read_checkpoint,
-    saved_weights,
-    seed_everything,
-    skips_of,
-)
-from utils import memory
-from utils import processes as distributed
-from utils.data.loading import Data, eval_loader, load_data, train_loader
+from utils import processes, setup
+from utils.data.device import OnDevice
+from utils.data.loading import Data, eval_loader, load_data, start_workers
 from utils.errors import UserError
-from utils.evaluate.accuracy import Result, evaluate
-from utils.evaluate.table import choose_from_file
+from utils.evaluate import predict, report, table
 from utils.flags.data import fill_defaults
-from utils.reduction import GradientReducer
-from utils.stop import EXIT_CODE, StopRequest
-from utils.train import checkpoint, engine, log, optim
-from utils.train import step as distillation
-
-logger = logging.getLogger("train_adn")
+from utils.flags.evaluation import chosen
+from utils.train import checkpoint, log, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    args = parser().parse_args(argv)
+    args = parser(methods).parse_args(argv)
     try:
         if args.from_table:
-            print(choose_from_file(args))
+            print(table.choose_from(args.from_table, budget_of(args)))
             return 0
-        device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
-        args.device = str(device)
-        if device.type == "cpu":
-            memory.keep_freed()
+        processes.connect(args.dist_url, args.world_size)
         log.setup()
-        seed_everything(args)
-        if args.test_only or args.predict:
-            return inference.run(args, device)
-        fill_defaults(args)
-        data = load_data(args)
-        model = build_model(args, len(data.classes), saved_weights(args)).to(device)
-        return train(args, device, data, model)
+        code = (test if args.test_only else predict_images if args.predict else train)(args)
     except (UserError, models.WeightsError) as error:
-        return explained(str(error))
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        return explained(
-            f"--batch-size {args.batch_size}: a batch norm has but one value per channel here, which has no spread; "
-            "give larger batches or, by --train-crop-size, larger images"
-        )
+        if not processes.already_reported(str(error)):
+            print(f"train_adn.py: error: {error}", file=sys.stderr)
+        return 2
     except RuntimeError:
-        if not distributed.another_failed():
+        if not processes.another_failed():
             raise
         return 2
-    finally:
-        distributed.stop()
+    processes.leave()
+    return code
 
 
-def explained(mistake: str) -> int:
-    """The exit code, after the line that one of the processes prints."""
-    if distributed.first_to_say(mistake):
-        print(f"train_adn.py: error: {mistake}", file=sys.stderr)
-    return 2
+def train(args: argparse.Namespace) -> int:
+    fill_defaults(args)
+    data = load_data(args)
+    loaders = run.make_loaders(args, data)
+    device = processes.join(setup.choose_device(args.device))
+    setup.set_up(device, args.seed, args.deterministic)
+    model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
+    setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
+    method = methods.METHODS[args.method](args, model)
+    training = run.make_run(args, device, data.classes, model, method, run.Reader(read_checkpoint, models.load_state))
+    return run.train(training, data, loaders)
 
 
-def passes_of(args: argparse.Namespace, model: models.AdaptiveDepth) -> tuple[list[distillation.Pass], list[str]]:
-    """What a step runs, and what each pass is called in the log."""
-    if args.method == "individual":
-        skip = one_skip(args, model)
-        return distillation.individual_passes(skip), [models.subnet_name(skip)]
-    make = distillation.undistilled_passes if args.no_distillation else distillation.adn_passes
-    return make(model.super_net, model.base_net, args.subpath_alpha), ["super", "base"]
-
-
-def one_skip(args: argparse.Namespace, model: models.AdaptiveDepth) -> Hashable:
-    skips = skips_of(args, model)
-    if len(skips) != 1:
-        raise UserError(f"--method individual trains one network; --skip-cfg names {len(skips)}")
-    return skips[0]
-
-
-def make_run(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> engine.Run:
-    """Everything a training run consists of."""
-    autocast, args.precision = autocast_of(args, device)
-    prepare = prepare_of(args, device, model)
-    if args.sync_bn:
-        model = with_sync_bn(model, device)
-    reducer = GradientReducer(model)
-    state = checkpoint.State(
-        model=model,
-        optimizer=(optimizer := optim.build_optimizer(model, args)),
-        scheduler=optim.build_scheduler(optimizer, args),
-        ema=optim.MovingAverage.of(model, args, distributed.world_size()) if args.model_ema else None,
-        scaler=torch.amp.GradScaler(device.type) if args.precision == "fp16" else None,
-        progress=checkpoint.Progress(epoch=args.start_epoch),
-        args=args,
-        classes=data.classes,
-    )
-    resume(state)
-    if args.torch_compile:
-        model.compile()
-    passes, names = passes_of(args, model)
-    criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-    losses = distillation.SelfDistillation(args.subpath_temp, args.subpath_topk, args.fpn)
-    return engine.Run(
-        args=args,
-        state=state,
-        step=distillation.TrainingStep(model, passes, criterion, losses, autocast),
-        names=names,
-        reducer=reducer,
-        prepare=prepare,
-        mix=transforms.BatchMix(len(data.classes), args.mixup_alpha, args.cutmix_alpha),
-        log=log.Log(Path(args.output_dir), args.tensorboard),
-        stop=StopRequest(),
-    )
-
-
-def with_sync_bn(model: models.AdaptiveDepth, device: torch.device) -> models.AdaptiveDepth:
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        raise UserError("--sync-bn: this network has no batch norms; leave the flag out")
-    if distributed.world_size() == 1:
-        logger.info("--sync-bn: one process, there is nothing to synchronise")
-        return model
-    if device.type != "cuda":
-        raise UserError("--sync-bn: torch synchronises batch norms on GPUs only; leave the flag out on the CPU")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def resume(state: checkpoint.State) -> None:
-    """Continue where --resume says, or, in a run that its launcher started again, where it had come to."""
-    args, folder = state.args, Path(state.args.output_dir)
-    distributed.on_main(lambda: checkpoint.remove_half_written(folder))
-    wish = args.resume or ("auto" if distributed.restarted() else "")
-    path = Path(wish)
-    if wish == "auto":
-        path = distributed.from_main(
-            checkpoint.newest_readable(folder, read_checkpoint) if distributed.is_main() else None
+def test(args: argparse.Namespace) -> int:
+    """--test-only: one sub-network, several, or the best within a budget."""
+    saved = saved_weights(args)
+    fill_defaults(args, known_settings(args, saved))
+    data = load_data(args)
+    if saved and saved.classes is not None and list(saved.classes) != list(data.classes):
+        raise UserError(
+            f"{saved.source}: was trained on other classes ({some(saved.classes)}) than {data.name} has "
+            f"({some(data.classes)}): give the --data-path of its training"
         )
-        if path is None:
-            logger.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
-    if wish and path is not None:
-        state.restore(read_checkpoint(path), partial(models.load_state, source=str(path)), str(path))
-        progress = state.progress
-        logger.info("Resumed %s: epoch %d, step %d", path, progress.epoch, progress.step)
-    elif not wish:
-        distributed.on_main(lambda: checkpoint.rename_older_run(folder))
-
-
-def train(args: argparse.Namespace, device: torch.device, data: Data, model: models.AdaptiveDepth) -> int:
-    distributed.on_main(lambda: log.write_run_file(Path(args.output_dir), args, device))
-    run = make_run(args, device, data, model)
-    rank, processes = distributed.rank(), distributed.world_size()
-    repeats = args.ra_reps if args.ra_sampler else 1
-    order = sampler.TrainBatches(
-        len(data.train), args.batch_size, rank=rank, world_size=processes, seed=args.seed, repeats=repeats
+    loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), processes.rank(), processes.world_size()))
+    start_workers(loader)
+    running = prepare(args, len(data.classes), saved)
+    subnets = chosen(running.model, args.skip_cfg or (["all"] if budget_of(args) else None))
+    wanted = report.Report(
+        facts=facts_of(args, data, running),
+        folder=Path(args.output_dir),
+        image_size=args.val_crop_size,
+        latency_batch=args.latency_batch,
+        budget=budget_of(args),
+        draw=not args.no_picture,
+        published=models.zoo.published(args.model) if len(data.classes) == 1000 else {},
     )
-    loader = train_loader(data, args, order)
-    test_loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), rank, processes))
-    state, progress = run.state, run.state.progress
-    logger.info(opening_line(run, data, len(loader)))
-    results: dict[Hashable, Result] = {}
-    with run.stop.listening():
-        while progress.epoch < args.epochs:
-            if not engine.train_one_epoch(run, loader, order):
-                logger.info("Stopped by a signal, saved in %s: continue with --resume auto", run.folder)
-                return EXIT_CODE
-            results = test_epoch(run, test_loader)
-            state.scheduler.step()
-            finish_epoch(run, results)
-    logger.info(closing_line(run, results))
+    report.test(running.model, loader, subnets, running.on_device, running.autocast, args.on_corrupt, wanted)
     return 0
 
 
-def test_epoch(run: engine.Run, loader) -> dict[Hashable, Result]:
-    """Accuracy of the networks in training, of the moving average's if there is one."""
-    state = run.state
-    model = state.ema.module if state.ema else state.model
-    distributed.broadcast_buffers(model)
-    subnets = [this.subnet for this in run.step.passes]
-    results = evaluate(model, loader, subnets, run.prepare, run.step.autocast, run.args.on_corrupt)
-    for name, result in zip(run.names, results.values(), strict=True):
-        logger.info("Test: %s%s %s", "EMA " if state.ema else "", name, result)
-    return results
+def predict_images(args: argparse.Namespace) -> int:
+    """--predict: no data needed, the weights know their classes, or how many there are."""
+    saved = saved_weights(args)
+    fill_defaults(args, known_settings(args, saved))
+    if saved is None:
+        raise UserError("--predict needs trained weights: give --weights, not --init-from")
+    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+    images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
+    classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
+    running = prepare(args, len(classes), saved)
+    subnets = chosen(running.model, args.skip_cfg)
+    predict.predict(running.model, images, classes, subnets, running.on_device, running.autocast)
+    return 0
 
 
-def finish_epoch(run: engine.Run, results: dict[Hashable, Result]) -> None:
-    """Note what the epoch brought, go to the next one, save."""
-    progress, epoch = run.state.progress, run.state.progress.epoch
-    figures = {
-        f"{figure}_{name}": getattr(result, figure)
-        for name, result in zip(run.names, results.values(), strict=True)
-        for figure in ("top1", "top5", "loss")
+def budget_of(args: argparse.Namespace) -> table.Budget:
+    return table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+
+
+class Saved(NamedTuple):
+    """A file of weights that was read."""
+
+    source: str
+    state: dict[str, Tensor]
+    classes: list[str] | None  # their names, if the file says them
+    settings: dict[str, Any]  # the arguments of the run that wrote it
+
+
+def saved_weights(args: argparse.Namespace) -> Saved | None:
+    """What --weights names or, without training, --resume. Without training only --init-from does without either."""
+    testing = args.test_only or args.predict
+    path = Path(args.resume)
+    if testing and args.resume == "auto":
+        path = checkpoint.newest_readable(Path(args.output_dir), read_checkpoint)
+        if path is None:
+            raise UserError(f"--resume auto: no checkpoint in {args.output_dir}")
+    elif not (testing and args.resume):
+        if not args.weights:
+            if testing and not args.init_from:
+                raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
+            return None
+        path = models.zoo.weights_file(args.weights, model=args.model, url=args.weights_url, folder=args.weights_dir)
+    content = models.read_checkpoint(path)
+    state = models.model_state(content, ema=args.model_ema, source=str(path))
+    return Saved(str(path), state, content.get("classes"), vars(content.get("args", argparse.Namespace())))
+
+
+def read_checkpoint(path: Path) -> dict:
+    try:
+        return models.read_checkpoint(path)
+    except models.WeightsError as error:
+        raise UserError(str(error)) from None
+
+
+def known_settings(args: argparse.Namespace, saved: Saved | None) -> dict[str, Any]:
+    """Settings that weights were made or released with, for those that the user leaves open."""
+    if saved is None:
+        return {}
+    if saved.settings.get("model", args.model) != args.model:
+        raise UserError(f"{saved.source}: is of --model {saved.settings['model']}, not {args.model}")
+    names = ("val_resize_size", "val_crop_size", "interpolation", "stem", "patch_size", "window_size")
+    return {name: saved.settings.get(name) for name in names} | models.zoo.preprocessing(args.weights)
+
+
+def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved | None) -> models.AdaptiveDepth:
+    """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
+    try:
+        model = models.build(
+            args.model,
+            num_classes=classes,
+            stem=args.stem,
+            patch_size=args.patch_size,
+            window_size=args.window_size,
+            image_size=image_size,
+            switchable_norms=not args.no_switchable_norms,
+        )
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    if args.init_from:
+        models.load_plain(model, plain_weights(args.init_from, args.model), new_head=True)
+    if saved:
+        models.load_state(model, saved.state, source=saved.source)
+    return model
+
+
+def plain_weights(name: str, model: str) -> dict | object:
+    """What --init-from names: a file, or one of torchvision's enums for this model."""
+    if Path(name).exists():
+        return models.read_checkpoint(name)
+    try:
+        return torchvision.models.get_model_weights(model)[name]
+    except (KeyError, ValueError):
+        raise UserError(f"--init-from {name}: neither a file nor weights that torchvision has of {model}") from None
+
+
+class Running(NamedTuple):
+    """A network on its device, ready to be tested."""
+
+    model: models.AdaptiveDepth
+    on_device: OnDevice
+    autocast: Any
+    precision: str
+
+
+def prepare(args: argparse.Namespace, classes: int, saved: Saved | None) -> Running:
+    device = processes.join(setup.choose_device(args.device))
+    setup.set_up(device, args.seed, args.deterministic)
+    model = build(args, classes, args.val_crop_size, saved)
+    layout = setup.layout_of(model, args.channels_last)
+    model.to(device=device, memory_format=layout)
+    if args.torch_compile:
+        model.compile()
+    precision = setup.precision_of(args.amp, args.amp_dtype, device)
+    on_device = OnDevice(device, presets.ToFloat(memory_format=layout))
+    return Running(model, on_device, setup.autocast_of(precision, device), precision)
+
+
+def facts_of(args: argparse.Namespace, data: Data, running: Running) -> dict[str, Any]:
+    return {
+        "model": args.model,
+        "weights": args.weights or args.resume,
+        "data": data.name,
+        "data_path": args.data_path,
+        "device": str(running.on_device.device),
+        "precision": running.precision,
+        "memory_format": str(running.on_device.to_float.memory_format).removeprefix("torch."),
+        "compiled": args.torch_compile,
+        "averaged_weights": args.model_ema,
     }
-    run.log.record("epoch", epoch, progress.step, figures)
-    super_net = next(iter(results.values()))
-    best = super_net.top1 > progress.best
-    progress.best = max(progress.best, super_net.top1)
-    progress.next_epoch()
-    engine.save(run)
-    distributed.on_main(lambda: checkpoint.keep_epoch(run.folder, epoch, run.args.epochs, best))
 
 
-def opening_line(run: engine.Run, data: Data, batches: int) -> str:
-    args, model = run.args, run.state.model
-    parameters = sum(p.numel() for p in model.parameters())
-    names = ", ".join(
-        f"{name} {models.subnet_name(p.subnet)}" for name, p in zip(run.names, run.step.passes, strict=True)
-    )
-    return (
-        f"Training {args.model} ({parameters / 1e6:.2f} M parameters, {len(model.subnets)} sub-networks; {names}) on "
-        f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {distributed.world_size()} process(es) "
-        f"on {args.device}, {args.precision}, batch {args.batch_size} x {args.grad_accum * distributed.world_size()}, "
-        f"{-(-batches // args.grad_accum)} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
-    )
-
-
-def closing_line(run: engine.Run, results: dict[Hashable, Result]) -> str:
-    accuracies = ", ".join(f"{name} {result}" for name, result in zip(run.names, results.values(), strict=False))
-    corrupt = f", {run.state.progress.corrupt} corrupt images replaced" if run.state.progress.corrupt else ""
-    return (
-        f"Done: {accuracies or 'nothing left to train'}; best {run.names[0]} Acc@1 {run.state.progress.best:.3f}"
-        f"{corrupt}; checkpoints, metrics.jsonl and run.json in {run.folder}"
-    )
+def some(classes: list[str]) -> str:
+    return f"{len(classes)}: {', '.join(map(str, classes[:3]))}{', …' if len(classes) > 3 else ''}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.run(main)

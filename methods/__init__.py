@@ -3,8 +3,8 @@
 Each is a list of passes (`utils/train/passes.py`), in a file of its own with the flags that it has.
 """
 
-from methods import adn
+from methods.adn import AdaptiveDepth, Individual, add_flags, needs
 
-METHODS = {"adn": adn.AdaptiveDepth, "individual": adn.Individual}
+METHODS = {"adn": AdaptiveDepth, "individual": Individual}
 
-__all__ = ["METHODS", "adn"]
+__all__ = ["METHODS", "add_flags", "needs"]

@@ -170,6 +170,11 @@ def _address(url: str, name: str) -> str:
     return url if is_file else f"{url.rstrip('/')}/{name}"
 
 
+def class_names(count: int) -> list[str]:
+    """ImageNet's names for its number of classes, else numbers."""
+    return IMAGENET_CLASSES if count == len(IMAGENET_CLASSES) else [f"class {number}" for number in range(count)]
+
+
 def published(model: str) -> dict[str, dict[str, dict[str, float]]]:
     """What the authors publish of a model: release → sub-network → its `gmacs` and `acc@1`; empty for other models."""
     return {name: weights.meta["subnets"] for name, weights in RELEASED.items() if weights.meta["model"] == model}

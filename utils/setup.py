@@ -56,3 +56,21 @@ def layout_of(model: nn.Module, channels_last: bool | None) -> torch.memory_form
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     wanted = convolutions > 1 if channels_last is None else channels_last
     return torch.channels_last if wanted else torch.contiguous_format
+
+
+def refuse_single_values(model: nn.Module, batch_size: int, image_size: int) -> None:
+    """A batch norm trains on the spread of a channel's values; in a batch of one image a map may have shrunk to one.
+
+    Found out by a forward pass of shapes alone, before the first real one.
+    """
+    if batch_size > 1:
+        return
+    network = model.view(model.subnets[0]).train()
+    meta = {name: torch.empty_like(p, device="meta") for name, p in network.state_dict(keep_vars=True).items()}
+    try:
+        torch.func.functional_call(network, meta, torch.empty(1, 3, image_size, image_size, device="meta"))
+    except ValueError:
+        raise UserError(
+            f"--batch-size {batch_size}: a batch norm has but one value per channel here, which has no spread; "
+            "give larger batches or, by --train-crop-size, larger images"
+        ) from None

@@ -1,11 +1,8 @@
 """`--test-only` as a user meets it: lines, table, files, picture, budgets, and what it says of mistakes."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -14,27 +11,17 @@ import torch
 import models
 import models.zoo
 import train_adn
-from tests.filled import filled
 from utils.evaluate import picture, table
 from utils.evaluate.table import Row
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    model = models.resnet18(num_classes=10)
-    path = tmp_path_factory.mktemp("weights") / "weights.pth"
-    torch.save(filled(model.state_dict()), path)
-    return path
-
 
 @pytest.fixture
-def run(weights, tmp_path, capsys):
+def run(digits_run, tmp_path, capsys):
     """The command on the digits: (exit code, stdout, stderr)."""
 
-    def run(*flags, weights=weights):
+    def run(*flags, weights=digits_run / "checkpoint.pth"):
         common = f"--test-only --device cpu --data-path digits --batch-size 64 --output-dir {tmp_path}"
+        common += "" if "--model" in flags else " --model resnet20"
         code = train_adn.main([*common.split(), *(["--weights", str(weights)] if weights else []), *flags])
         return code, *capsys.readouterr()
 
@@ -42,50 +29,60 @@ def run(weights, tmp_path, capsys):
 
 
 def test_one_sub_network_gives_one_line_as_the_reference_does(run, tmp_path):
-    code, out, _ = run("--skip-cfg", "True", "False", "True", "True")
+    code, out, _ = run("--skip-cfg", "True", "False", "True")
     assert code == 0
     opening, line = out.splitlines()
-    assert re.fullmatch(r"Test: TFTT  355 images  loss \d+\.\d{4}  Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3}", line)
-    assert "model resnet18" in opening
+    assert re.fullmatch(r"Test: TFT  355 images  loss \d+\.\d{4}  Acc@1 \d+\.\d{3} Acc@5 \d+\.\d{3}", line)
+    assert "model resnet20" in opening
     assert "precision fp32, memory_format channels_last" in opening
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_as_good_as_its_run_said(run, digits_run):
+    """It brings the sizes of the images it was trained for, too."""
+    _, out, _ = run("--skip-cfg", "super", "base", "--latency-batch", "0", "--no-picture")
+    said = json.loads((digits_run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = [float(top1) for top1 in re.findall(r"^Test: .* Acc@1 (\S+)", out, flags=re.MULTILINE)]
+    assert found == pytest.approx([said["top1_super"], said["top1_base"]], abs=1e-3)
+    assert min(found) > 85
 
 
 def test_all_gives_the_table_by_cost_and_its_files(run, tmp_path):
     code, out, _ = run("--skip-cfg", "all", "--no-picture")
     assert code == 0
     rows, facts = table.read(tmp_path / "subnets.json")
-    assert sorted(row.name for row in rows) == sorted(models.subnet_name(skip) for skip in models.resnet18().subnets)
+    model = models.resnet20(num_classes=10)
+    assert sorted(row.name for row in rows) == sorted(model.name(skip) for skip in model.subnets)
     assert [row.gmacs for row in rows] == sorted(row.gmacs for row in rows)
     assert all(row.latency_ms > 0 for row in rows)
-    assert facts["model"] == "resnet18"
+    assert facts["model"] == "resnet20"
     assert facts["images"] == 355
     assert facts["versions"]["torch"] == torch.__version__
-    model = models.resnet18(num_classes=10)
     for row in rows:
-        cost = models.cost(model, models.parse_skips([row.name], 4)[0], image_size=32)
+        cost = model.cost(model.parse(row.name), 16)
         assert (row.gmacs, row.params_m) == (cost.macs / 1e9, cost.parameters / 1e6)
         assert f"Acc@1 {row.top1:.3f} Acc@5 {row.top5:.3f}" in re.search(rf"Test: {row.name} .*", out)[0]
-    assert len((tmp_path / "subnets.csv").read_text().splitlines()) == 17
+    assert len((tmp_path / "subnets.csv").read_text().splitlines()) == 9
     assert not (tmp_path / "subnets.png").exists()
 
 
 def test_a_budget_without_a_word_chooses_among_all(run):
-    code, out, _ = run("--budget-gmacs", "0.03", "--budget-params", "8", "--latency-batch", "0", "--no-picture")
+    code, out, _ = run("--budget-gmacs", "0.009", "--budget-params", "0.2", "--latency-batch", "0", "--no-picture")
     assert code == 0
-    assert "Testing 16 sub-networks" in out
-    chosen = re.search(r"best within 0\.03 GMACs and 8 M parameters: (\w+)", out)[1]
+    assert "Testing 8 sub-networks" in out
+    chosen = re.search(r"best within 0\.009 GMACs and 0\.2 M parameters: (\w+)", out)[1]
     accuracy = {name: float(top1) for name, top1 in re.findall(r"^Test: (\w+) .* Acc@1 (\S+)", out, flags=re.MULTILINE)}
-    fitting = re.findall(r"^[* ] ([TF]{4}) +(\S+) +(\S+) ", out, flags=re.MULTILINE)
-    assert len(fitting) == 16
-    names = [name for name, gmacs, params in fitting if float(gmacs) <= 0.03 and float(params) <= 8]
-    assert accuracy[chosen] == max(accuracy[name] for name in names)
+    costs = re.findall(r"^[* ] ([TF]{3}) +(\S+) +(\S+) ", out, flags=re.MULTILINE)
+    assert len(costs) == 8
+    fitting = [name for name, gmacs, params in costs if float(gmacs) <= 0.009 and float(params) <= 0.2]
+    assert 1 < len(fitting) < 8
+    assert accuracy[chosen] == max(accuracy[name] for name in fitting)
 
 
 def test_an_impossible_budget_is_said_before_the_long_part(run):
     code, out, err = run("--budget-gmacs", "0.001", "--latency-batch", "0")
     assert code == 2
-    assert re.search(r"the smallest there is has 0\.018 GMACs \(TTTT\)", err)
+    assert re.search(r"the smallest there is has 0\.007 GMACs \(TTT\)", err)
     assert "Test:" not in out
 
 
@@ -99,9 +96,11 @@ def test_mixed_precision_and_layout_are_said(run):
     ("flags", "words"),
     [
         (["--skip-cfg", "true", "true", "true", "true"], "'true' is not understood"),
-        (["--skip-cfg", "TTF"], "the model has 4 skippable stages"),
+        (["--skip-cfg", "True", "False"], "the model has 3 skippable stages"),
+        (["--skip-cfg", "TTFF"], "the model has 3 skippable stages"),
         (["--weights", "no-such.pth"], "no-such.pth: no such file, nor a released network"),
-        (["--model", "resnet34"], "does not fit"),
+        (["--model", "resnet34"], "is of --model resnet20, not resnet34"),
+        (["--stem", "imagenet"], "no setting stem"),
         (["--model", "swin_t", "--weights", "resnet50_adn"], "use --model resnet50"),
         (["--resume", "auto"], "no checkpoint in"),
     ],
@@ -120,28 +119,23 @@ def test_no_weights_is_a_mistake(run):
     assert "need --weights" in err
 
 
-def test_weights_of_other_classes_are_refused(run, weights, tmp_path):
-    state = torch.load(weights)
-    torch.save({"model": state, "classes": list("abcdefghij")}, tmp_path / "letters.pth")
+def test_weights_that_do_not_fit_are_refused(run, digits_run, tmp_path):
+    content = torch.load(digits_run / "checkpoint.pth", weights_only=False)
+    torch.save({"model": content["model"], "classes": list("abcdefghij")}, tmp_path / "letters.pth")
     code, _, err = run(weights=tmp_path / "letters.pth")
     assert code == 2
     assert "was trained on other classes (10: a, b, c, …) than digits has (10: 0, 1, 2, …)" in err
+    torch.save(content["model"], tmp_path / "plain.pth")
+    code, _, err = run("--model", "resnet32", weights=tmp_path / "plain.pth")
+    assert code == 2
+    assert "does not fit" in err
 
 
-def test_without_matplotlib_the_table_is_there_and_a_line_says_what_is_missing(weights, tmp_path):
-    blocked = "import sys; sys.modules['matplotlib'] = None; import train_adn; sys.exit(train_adn.main(sys.argv[1:]))"
-    flags = (
-        f"--test-only --device cpu --data-path digits --weights {weights} --skip-cfg base super --output-dir {tmp_path}"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", blocked, *flags.split(), "--latency-batch", "0"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "subnets.png was not drawn: matplotlib is missing (pip install matplotlib" in result.stdout
+def test_without_matplotlib_the_table_is_there_and_a_line_says_what_is_missing(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, _ = run("--skip-cfg", "base", "super", "--latency-batch", "0")
+    assert code == 0
+    assert "subnets.png was not drawn: matplotlib is missing (pip install matplotlib" in out
     assert {path.name for path in tmp_path.iterdir()} == {"subnets.csv", "subnets.json"}
     assert len(json.loads((tmp_path / "subnets.json").read_text())["subnets"]) == 2
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from utils.evaluate.timing import Effort, take_turns
 
 import train_adn
 from tools import assemble
@@ -13,7 +14,6 @@ from tools.evidence.grid import Grid, Run, Setting
 from tools.evidence.runner import machine
 from utils import memory
 from utils.data.loading import Batch, Data
-from utils.evaluate.timing import Effort, take_turns
 from utils.flags import arguments
 from utils.flags.data import fill_defaults
 from utils.train import engine

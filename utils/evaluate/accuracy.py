@@ -2,7 +2,7 @@
 
 Correct answers are counted as integers on the device and summed over the processes once at the end, so the figures are
 exact whatever the number of processes, the size of the shards or of the last batch. Nothing waits for the device inside
-the loop. A sub-network is whatever value the model understands.
+the loop. Of the model only the contract of networks is used.
 """
 
 import contextlib
@@ -46,90 +46,76 @@ class Result:
         return f"Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f}"
 
 
-class _Counts:
-    """Running sums of this process, one row per sub-network, kept on the device."""
-
-    def __init__(self, rows: int, device: torch.device):
-        self.correct = torch.zeros(rows, 2, dtype=torch.int64, device=device)
-        self.loss = torch.zeros(rows, dtype=torch.float64, device=device)
-        self.images = 0
-
-    def add(self, row: int, logits: Tensor, targets: Tensor) -> None:
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-        self.correct[row, 0] += hits[:, 0].sum()
-        self.correct[row, 1] += hits.sum()
-        self.loss[row] += F.cross_entropy(logits.double(), targets, reduction="sum")
-
-    def summed(self, corrupt: int) -> list[float]:
-        """Everything in one all-reduce: integers are exact in a double up to 2^53."""
-        mine = torch.tensor([self.images, corrupt], dtype=torch.float64, device=self.loss.device)
-        packed = torch.cat([mine, self.correct.flatten().double(), self.loss])
-        return sum_over_processes(packed).tolist()
-
-
 def evaluate(
     model: nn.Module,
     loader,
     subnets: Sequence[Hashable],
-    prepare: Callable,
+    on_device: Callable,
     autocast: Callable = contextlib.nullcontext,
     on_corrupt: str = "skip",
 ) -> dict[Hashable, Result]:
-    """Evaluate `subnets` on every image that `loader`s of all processes hold; the same results in every process.
+    """Evaluate `subnets` on every image that the `loader`s of all processes hold; the same results in every process.
 
-    `prepare(batch)` gives (images on the device, targets on the device); `autocast()` is entered around each forward.
-    Files that cannot be decoded are reported and left out, or with on_corrupt="error" are a UserError in every process.
+    `on_device(loader)` yields the loader's batches with float images, on the device. Files that cannot be decoded are
+    reported and left out, or with on_corrupt="error" are a UserError in every process.
     """
     device = next(model.parameters()).device
-    counts, corrupt = _Counts(len(subnets), device), []
-    bar = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None if is_main() else True)
-    with eval_mode(model), torch.inference_mode():
+    correct = torch.zeros(len(subnets), 2, dtype=torch.int64, device=device)
+    losses = torch.zeros(len(subnets), dtype=torch.float64, device=device)
+    images, corrupt = 0, []
+    off = None if is_main() else True
+    bar = tqdm(on_device(loader), desc="evaluating", total=len(loader), unit="batch", leave=False, disable=off)
+    with running(model, autocast):
         for batch in bar:
             corrupt.extend(batch.corrupt)
             if corrupt and on_corrupt == "error":
-                break  # still joins the reduction below, so that no process waits for this one
+                break  # still joins the sum below, so that no process waits for this one
             if len(batch.images) == 0:
                 continue
-            images, targets = prepare(batch)
-            with autocast():
-                logits = forward(model, images, subnets)
-            for row, subnet in enumerate(subnets):
-                counts.add(row, logits[subnet], targets)
-            counts.images += len(batch.images)
-    images, corrupt_count, *sums = counts.summed(len(corrupt))
-    names = _report_corrupt(corrupt, int(corrupt_count), on_corrupt)
+            for row, logits in enumerate(logits_of(model, batch.images, subnets)):
+                hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
+                correct[row] += torch.stack([hits[:, 0].sum(), hits.sum()])
+                losses[row] += F.cross_entropy(logits.double(), batch.targets, reduction="sum")
+            images += len(batch.images)
+    # integers are exact in a double up to 2^53, so one sum serves all
+    mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=device)
+    images, unread, *sums = sum_over_processes(torch.cat([mine, correct.flatten().double(), losses])).tolist()
+    names = _report_corrupt(corrupt, on_corrupt) if unread else ()
     expected = len(loader.dataset) - len(names)
     if images != expected:
         raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
-    losses = sums[2 * len(subnets) :]
-    return {
-        subnet: Result(int(images), int(sums[2 * row]), int(sums[2 * row + 1]), losses[row] / max(images, 1), names)
-        for row, subnet in enumerate(subnets)
-    }
-
-
-def forward(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> dict[Hashable, Tensor]:
-    if len(subnets) == 1:
-        return {subnets[0]: model(images, subnets[0])}
-    return model.forward_all(images, subnets)
+    right, losses = sums[: 2 * len(subnets)], sums[2 * len(subnets) :]
+    counts = zip(subnets, right[::2], right[1::2], losses, strict=True)
+    return {key: Result(int(images), int(a), int(b), loss / max(images, 1), names) for key, a, b, loss in counts}
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is again in the mode it was in."""
+def running(model: nn.Module, autocast: Callable) -> Iterator[None]:
+    """Evaluation mode without gradients inside; afterwards every module is again in the mode it was in.
+
+    One autocast around all calls keeps the weights that it has cast. It drops them where it is left, and in
+    torch.inference_mode it keeps none: every call would cast them all again.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.no_grad(), autocast():
+            yield
     finally:
         for module, training in modes:
             module.training = training
 
 
-def _report_corrupt(mine: list[str], total: int, on_corrupt: str) -> tuple[str, ...]:
-    """The names of all processes' corrupt files; asks the others only when there are any."""
-    if not total:
-        return ()
+def logits_of(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> list[Tensor]:
+    """Each sub-network's logits, in float32 whatever the precision inside."""
+    if len(subnets) == 1:
+        return [model(images, subnets[0]).float()]
+    logits = model.forward_all(images, subnets)
+    return [logits[subnet].float() for subnet in subnets]
+
+
+def _report_corrupt(mine: list[str], on_corrupt: str) -> tuple[str, ...]:
+    """The names of all processes' corrupt files, in a warning or an error."""
     gathered = [mine]
     if world_size() > 1:
         gathered = [None] * world_size()

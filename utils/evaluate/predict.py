@@ -1,19 +1,17 @@
 """`--predict`: the likeliest classes of images that a user names, by one or several sub-networks."""
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-import presets
+from presets import load_image
 from utils.data.loading import Batch
 from utils.errors import UserError
-from utils.evaluate.accuracy import eval_mode, forward
-from utils.evaluate.report import Subject
+from utils.evaluate.accuracy import logits_of, running
 from utils.processes import is_main
 
 log = logging.getLogger(__name__)
@@ -21,49 +19,52 @@ log = logging.getLogger(__name__)
 LIKELIEST = 5
 
 
-def run_predict(subject: Subject, subnets: Sequence[Hashable], classes: Sequence[str], args: Namespace) -> None:
-    """Say the likeliest classes of the image `args.predict`, or of every image in that folder."""
-    files = images_at(Path(args.predict))
-    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+class Images:
+    """The image at `path`, or those below a folder, in order and in batches; a target is its image's number."""
+
+    def __init__(self, path: Path, transform: Callable, batch_size: int, on_corrupt: str = "error") -> None:
+        if not path.exists():
+            raise UserError(f"--predict {path}: no such file or folder")
+        self.files = [path]
+        if path.is_dir():
+            self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        if not self.files:
+            raise UserError(f"--predict {path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
+        self.transform, self.batch_size, self.on_corrupt = transform, batch_size, on_corrupt
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.files), self.batch_size):
+            numbers, images = [], []
+            for number, file in enumerate(self.files[start : start + self.batch_size], start):
+                try:
+                    images.append(load_image(str(file), self.transform))
+                    numbers.append(number)
+                except UserError as error:
+                    if self.on_corrupt == "error":
+                        raise
+                    log.warning("left out: %s", error)
+            if images:
+                yield Batch(torch.stack(images), torch.tensor(numbers), [])
+
+
+def predict(
+    model: nn.Module,
+    images: Images,
+    classes: Sequence[str],
+    subnets: Sequence[Hashable],
+    on_device: Callable,
+    autocast: Callable,
+) -> None:
+    """Say the likeliest classes of each image; one process does it."""
     if not is_main():
         return
-    with eval_mode(subject.model), torch.inference_mode():
-        for names, images in _batches(files, transform, args):
-            images, _ = subject.prepare(Batch(images, torch.zeros(len(images), dtype=torch.int64), []))
-            with subject.autocast():
-                logits = forward(subject.model, images, subnets)
-            chances = {subject.name(subnet): logits[subnet].float().softmax(1).cpu() for subnet in subnets}
-            for number, name in enumerate(names):
-                lines = [f"  {subnet}  {_likeliest(rows[number], classes)}" for subnet, rows in chances.items()]
-                log.info("%s\n%s", name, "\n".join(lines))
-
-
-def images_at(path: Path) -> list[Path]:
-    """The image itself, or those below a folder, in order."""
-    if not path.exists():
-        raise UserError(f"--predict {path}: no such file or folder")
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-    if not files:
-        raise UserError(f"--predict {path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
-    return files
-
-
-def _batches(files: Sequence[Path], transform: Callable, args: Namespace) -> Iterator[tuple[list[Path], Tensor]]:
-    """Readable images, --batch-size at a time, with their paths."""
-    for start in range(0, len(files), args.batch_size):
-        names, images = [], []
-        for file in files[start : start + args.batch_size]:
-            try:
-                images.append(presets.load_image(str(file), transform))
-                names.append(file)
-            except UserError as error:
-                if args.on_corrupt == "error":
-                    raise
-                log.warning("left out: %s", error)
-        if images:
-            yield names, torch.stack(images)
+    with running(model, autocast):
+        for batch in on_device(images):
+            chances = [logits.softmax(1).cpu() for logits in logits_of(model, batch.images, subnets)]
+            for place, number in enumerate(batch.targets.tolist()):
+                rows = zip(subnets, chances, strict=True)
+                lines = [f"  {model.name(subnet)}  {_likeliest(chance[place], classes)}" for subnet, chance in rows]
+                log.info("%s\n%s", images.files[number], "\n".join(lines))
 
 
 def _likeliest(chances: Tensor, classes: Sequence[str]) -> str:

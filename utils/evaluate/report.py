@@ -2,14 +2,13 @@
 
 import logging
 import platform
-from argparse import Namespace
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import __version__ as vision_version
 
 from utils.data.loading import Batch
@@ -23,91 +22,83 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network to test, with what only the command knows of it."""
+class Report:
+    """What is told of a network beside accuracies, and where the table of several sub-networks goes."""
 
-    model: nn.Module
-    prepare: Callable[[Batch], tuple[Tensor, Tensor]]  # → images and targets on the device
-    autocast: Callable  # makes a context manager
-    name: Callable[[Hashable], str]  # of a sub-network
-    cost: Callable[[Hashable], Any]  # of a sub-network: `macs` and `parameters`
     facts: dict[str, Any]  # model, weights, data_path, precision, …: for the first line and subnets.json
-    published: picture.Published = field(default_factory=dict)
+    folder: Path
+    image_size: int
+    latency_batch: int  # images per call; 0: latency is not measured
+    budget: Budget
+    draw: bool  # the picture too
+    published: picture.Published  # what it shows for comparison
 
 
-def run_test(subject: Subject, loader, subnets: Sequence[Hashable], args: Namespace) -> dict[Hashable, Result]:
+def test(
+    model: nn.Module,
+    loader,
+    subnets: Sequence[Hashable],
+    on_device: Callable,
+    autocast: Callable,
+    on_corrupt: str,
+    report: Report,
+) -> dict[Hashable, Result]:
     """Evaluate `subnets` in one pass and report; several of them (or a budget) give the table and its files too."""
-    budget = Budget.of(args)
-    if is_main():
-        log.info("%s", _opening(subject, loader, subnets))
-    costs = _costs(subject, subnets, args) if len(subnets) > 1 or budget else {}
-    if budget:
-        budget.within(_rows(subject, costs))  # an impossible one is said before the long part
-    results = evaluate(subject.model, loader, subnets, subject.prepare, subject.autocast, args.on_corrupt)
-    if is_main():
-        for subnet, result in results.items():
-            log.info("Test: %s  %d images  loss %.4f  %s", subject.name(subnet), result.images, result.loss, result)
-    if costs:
-        on_main(lambda: _report(subject, _rows(subject, costs, results), next(iter(results.values())), args))
+    names = f"{len(subnets)} sub-networks" if len(subnets) > 1 else model.name(subnets[0])
+    facts = ", ".join(f"{name} {value}" for name, value in report.facts.items() if value)
+    log.info("Testing %s on %d images in %d process(es): %s", names, len(loader.dataset), world_size(), facts)
+    rows = _costs(model, subnets, on_device, autocast, report) if len(subnets) > 1 or report.budget else []
+    if report.budget:
+        report.budget.within(rows)  # an impossible one is said before the long part
+    results = evaluate(model, loader, subnets, on_device, autocast, on_corrupt)
+    for subnet, result in results.items():
+        log.info("Test: %s  %d images  loss %.4f  %s", model.name(subnet), result.images, result.loss, result)
+    if rows:
+        found = zip(rows, results.values(), strict=True)
+        rows = [replace(row, top1=result.top1, top5=result.top5) for row, result in found]
+        result, device = results[subnets[0]], next(model.parameters()).device
+        on_main(lambda: _write(sorted(rows, key=lambda row: (row.gmacs, row.params_m)), result, device, report))
     return results
 
 
-def _opening(subject: Subject, loader, subnets: Sequence[Hashable]) -> str:
-    names = subject.name(subnets[0]) if len(subnets) == 1 else f"{len(subnets)} sub-networks"
-    facts = ", ".join(f"{name} {value}" for name, value in subject.facts.items() if value)
-    return f"Testing {names} on {len(loader.dataset)} images in {world_size()} process(es): {facts}"
-
-
-def _costs(subject: Subject, subnets: Sequence[Hashable], args: Namespace) -> dict[Hashable, tuple[Any, float | None]]:
-    """Cost and latency of each sub-network, the latter measured in the main process while the others wait for it."""
+def _costs(
+    model: nn.Module, subnets: Sequence[Hashable], on_device: Callable, autocast: Callable, report: Report
+) -> list[Row]:
+    """The table without accuracies. Latency is measured in the main process, while the others wait for it."""
     measured = dict.fromkeys(subnets)
-    if args.latency_batch and is_main():
-        size = args.val_crop_size
-        blank = torch.zeros(args.latency_batch, 3, size, size, dtype=torch.uint8)
-        images, _ = subject.prepare(Batch(blank, torch.zeros(args.latency_batch, dtype=torch.int64), []))
-        measured = latencies(subject.model, subnets, images, subject.autocast)
+    if report.latency_batch and is_main():
+        blank = torch.zeros(report.latency_batch, 3, report.image_size, report.image_size, dtype=torch.uint8)
+        targets = torch.zeros(report.latency_batch, dtype=torch.int64)
+        (batch,) = on_device([Batch(blank, targets, [])])
+        measured = latencies(model, subnets, batch.images, autocast)
     measured = from_main(measured)
-    return {subnet: (subject.cost(subnet), measured[subnet]) for subnet in subnets}
+    costs = {subnet: model.cost(subnet, report.image_size) for subnet in subnets}
+    return [
+        Row(model.name(subnet), cost.macs / 1e9, cost.parameters / 1e6, measured[subnet], top1=0.0, top5=0.0)
+        for subnet, cost in costs.items()
+    ]
 
 
-def _rows(subject: Subject, costs: dict, results: dict[Hashable, Result] | None = None) -> list[Row]:
-    """The table, cheapest first; accuracies are 0 before there are `results`."""
-    rows = []
-    for subnet, (cost, latency) in costs.items():
-        top1, top5 = (results[subnet].top1, results[subnet].top5) if results else (0.0, 0.0)
-        rows.append(Row(subject.name(subnet), cost.macs / 1e9, cost.parameters / 1e6, latency, top1, top5))
-    return sorted(rows, key=lambda row: (row.gmacs, row.params_m))
-
-
-def _report(subject: Subject, rows: list[Row], result: Result, args: Namespace) -> None:
-    folder = Path(args.output_dir)
+def _write(rows: Sequence[Row], result: Result, device: torch.device, report: Report) -> None:
+    """The table on the screen and in its files, the picture, and the best row within the budget."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     facts = {
-        **subject.facts,
+        **report.facts,
         "images": result.images,
         "corrupt": list(result.corrupt),
-        "latency_batch": args.latency_batch,
-        "machine": _machine(next(subject.model.parameters()).device),
+        "latency_batch": report.latency_batch,
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version},
     }
     log.info("%s", table.as_text(rows))
-    written = [*table.write(rows, facts, folder)]
-    if not args.no_picture:
+    written = [*table.write(rows, facts, report.folder)]
+    if report.draw:
+        path, title = report.folder / "subnets.png", f"{facts.get('model')} on {facts.get('data')}: one set of weights"
         try:
-            picture.draw(rows, _title(subject.facts), folder / "subnets.png", subject.published)
-            written.append(folder / "subnets.png")
+            picture.draw(rows, title, path, report.published)
+            written.append(path)
         except picture.Missing as error:  # the table is worth having without it
             log.warning("%s", error)
-    log.info("written: %s", ", ".join(str(path) for path in written))
-    budget = Budget.of(args)
-    if budget:
-        log.info("%s", table.choice(budget.best(rows), budget, facts))
-
-
-def _title(facts: dict[str, Any]) -> str:
-    return f"{facts.get('model', 'network')} on {facts.get('data', 'data')}: one set of weights"
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    log.info("written: %s", ", ".join(map(str, written)))
+    if report.budget:
+        log.info("%s", table.choice(report.budget.best(rows), report.budget, facts))

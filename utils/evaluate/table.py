@@ -3,7 +3,6 @@
 Imports no torch: choosing from a table that is there already (`--from-table`) takes no time.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -40,10 +39,6 @@ class Budget:
     gmacs: float | None = None
     latency_ms: float | None = None
     params_m: float | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "Budget":
-        return cls(args.budget_gmacs, args.budget_latency, args.budget_params)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -129,14 +124,13 @@ def choice(row: Row, budget: Budget, facts: dict[str, Any]) -> str:
     return (
         f"best within {budget}: {row}\n"
         f"  evaluate it: python train_adn.py --test-only {flags} --skip-cfg {row.name}\n"
-        f'  take it out: models.extract(model, models.parse_skips(["{row.name}"], model.num_skippable_stages)[0])'
+        f'  take it out: model.extract(model.parse("{row.name}"))'
     )
 
 
-def choose_from_file(args: argparse.Namespace) -> str:
+def choose_from(path: str | Path, budget: Budget) -> str:
     """`--from-table` with a budget: the choice, in words."""
-    budget = Budget.of(args)
     if not budget:
         raise UserError("--from-table needs a budget: --budget-gmacs, --budget-latency or --budget-params")
-    rows, facts = read(args.from_table)
+    rows, facts = read(path)
     return choice(budget.best(rows), budget, facts)

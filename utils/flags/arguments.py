@@ -5,6 +5,8 @@ run word for word. A flag that cannot have an effect is an error: `check` says w
 """
 
 import argparse
+from functools import partial
+from types import ModuleType
 
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
@@ -15,18 +17,21 @@ SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
 WARMUPS = ("linear", "constant")
 
 
-def parser() -> Parser:
-    """The command's parser."""
+def parser(methods: ModuleType) -> Parser:
+    """The command's parser. `methods` are those of training, by name in METHODS, with their flags."""
     parser = Parser(
         prog="train_adn.py",
         description="Train and test adaptive-depth networks: one set of weights, 2^N depths.",
         formatter_class=Formatter,
-        check=check,
+        check=partial(check, methods),
         allow_abbrev=False,
     )
     _model_flags(parser.add_argument_group("model"))
     data_flags(parser)
-    _distillation_flags(parser.add_argument_group("self-distillation"))
+    group = parser.add_argument_group("method and self-distillation")
+    alone = "individual: train the one network of --skip-cfg alone, on the labels"
+    group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
+    methods.add_flags(group)
     _optimizer_flags(parser.add_argument_group("optimization"))
     _schedule_flags(parser.add_argument_group("learning rate"))
     _machine_flags(parser.add_argument_group("machine and precision"))
@@ -47,19 +52,6 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
     add("--no-switchable-norms", action="store_true", help=shared)
     plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
     add("--init-from", metavar="FILE|ENUM", help=plain)
-
-
-def _distillation_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    alpha = "weight of the super-net's loss; the base-net's is 1 - alpha"
-    add("--subpath-alpha", type=FRACTION, default=0.5, help=alpha)
-    add("--subpath-temp", type=POSITIVE, default=1.0, help="temperature of the distillation")
-    topk = "distil over the super-net's K likeliest classes (of at most all); 0 = all, as in the paper"
-    add("--subpath-topk", type=NATURAL, default=500, metavar="K", help=topk)
-    add("--fpn", action="store_true", help="distil stage features too (a few %% of time, +0.2 points)")
-    add("--no-distillation", action="store_true", help="ablation: both networks learn from the labels")
-    alone = "individual: train the one network of --skip-cfg alone, on the labels"
-    add("--method", choices=("adn", "individual"), default="adn", help=alone)
 
 
 def _optimizer_flags(group: argparse._ArgumentGroup) -> None:
@@ -136,14 +128,12 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=NATURAL, default=0, help="of weights, order and augmentation")
 
 
-def check(args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
+def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
     """The first thing in `args` that cannot be, in one line."""
-    distillation = "self-distillation (--method adn and no --no-distillation)"
     dropping = "a scheduler that drops (steplr, multisteplr, exponentiallr)"
-    adn, testing, scheduler = args.method == "adn", args.test_only, args.lr_scheduler
+    individual, testing, scheduler = args.method == "individual", args.test_only, args.lr_scheduler
     needs = (  # these flags, which have an effect only if so, in words
-        ("fpn subpath_temp subpath_topk", adn and not args.no_distillation, distillation),
-        ("subpath_alpha no_distillation", adn, "--method adn"),
+        *methods.needs(args),
         ("momentum", args.opt != "adamw", "--opt sgd, sgd_nesterov or rmsprop"),
         ("amp_dtype", args.amp, "--amp"),
         ("model_ema_steps model_ema_decay", args.model_ema, "--model-ema"),
@@ -152,7 +142,7 @@ def check(args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
         ("lr_gamma", scheduler != "cosineannealinglr", dropping),
         ("lr_min", scheduler == "cosineannealinglr", "--lr-scheduler cosineannealinglr"),
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
-        ("skip_cfg", testing or args.predict or not adn, "--test-only or --method individual"),
+        ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
         ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
         ("latency_batch no_picture", testing, "--test-only"),
         ("weights_url weights_dir", args.weights, "--weights NAME of a released network"),

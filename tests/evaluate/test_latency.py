@@ -1,10 +1,14 @@
-"""Calls take turns, as often as asked."""
+"""Calls take turns, as often as asked; mixed precision casts each weight once for all of them."""
 
 import time
+from functools import partial
 
 import torch
 
-from utils.evaluate.timing import Effort, Elsewhere, take_turns
+import models
+from tests.casts import Casts
+from utils.evaluate.accuracy import running
+from utils.evaluate.latency import Effort, latencies, take_turns
 
 CPU = torch.device("cpu")
 
@@ -45,17 +49,15 @@ def busy() -> None:
         pass
 
 
-def make_nap(seconds: float):
-    return lambda: time.sleep(seconds)
-
-
-def test_a_call_elsewhere_is_timed_there():
-    threads = torch.get_num_threads()
-    try:
-        for count, slept in ((1, False), (2, True)):
-            torch.set_num_threads(count)
-            calls = {"nap": Elsewhere(make_nap, 0.05)}
-            (nap,) = take_turns(calls, CPU, Effort(warm_up=0, at_least=1, at_most=1), repeats=2)["nap"]
-            assert (nap >= 50) == slept
-    finally:
-        torch.set_num_threads(threads)
+def test_mixed_precision_casts_each_weight_once_for_all_calls():
+    model = models.resnet20(num_classes=10, width=8)
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    subnets, images = [model.subnets[0], model.subnets[-1]], torch.randn(1, 3, 32, 32)
+    with Casts(model) as casts:
+        found = latencies(model, subnets, images, autocast)
+    assert all(milliseconds > 0 for milliseconds in found.values())
+    assert set(casts.of_weights.values()) == {1}
+    with Casts(model) as once, running(model, autocast):  # so that those counted above are really all
+        for subnet in subnets:
+            model(images, subnet)
+    assert casts.of_weights == once.of_weights
