@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils import processes as distributed
+from utils import processes
 from utils.errors import UserError
 from utils.files import as_user_error, whole_file
 from utils.train import official_checkpoint
@@ -73,7 +73,7 @@ class State:
             "args": self.args,
             "progress": asdict(self.progress),
             "classes": self.classes,
-            "world_size": distributed.world_size(),
+            "world_size": processes.world_size(),
             "versions": {"torch": str(torch.__version__)},
         }
         if self.ema:
@@ -155,7 +155,7 @@ def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> 
     )
     if changed:
         log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", changed)
-    now = distributed.world_size()
+    now = processes.world_size()
     before = content.get("world_size") or now
     old_batch = getattr(old, "batch_size", 0) * getattr(old, "grad_accum", 1) * before
     batch = args.batch_size * args.grad_accum * now

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils import processes as distributed
+from utils import processes
 from utils.errors import UserError
 from utils.files import whole_file
 
@@ -36,7 +36,7 @@ def setup() -> None:
     """The main process tells what happens on stdout, the others keep to errors."""
     handler = _Stdout()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO if distributed.is_main() else logging.ERROR, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO if processes.is_main() else logging.ERROR, handlers=[handler], force=True)
 
 
 def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
@@ -52,7 +52,7 @@ def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device)
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "args": {name: value for name, value in vars(args).items() if not name.startswith("_")},
-        "processes": distributed.world_size(),
+        "processes": processes.world_size(),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -81,9 +81,9 @@ class Meters:
             return
         rows = torch.tensor(saved, dtype=torch.float64)
         mine = self.sums[:, : rows.shape[2]]  # older checkpoints have no `not_finite`: all their losses were finite
-        if len(rows) == distributed.world_size():
-            mine.copy_(rows[distributed.rank()])
-        elif distributed.is_main():
+        if len(rows) == processes.world_size():
+            mine.copy_(rows[processes.rank()])
+        elif processes.is_main():
             mine.copy_(rows.sum(0))
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ class Meters:
 
     def values(self) -> Tensor:
         """The sums of every process, on the CPU: processes x passes x COLUMNS."""
-        return distributed.gather(self.sums).cpu()
+        return processes.gather(self.sums).cpu()
 
 
 def averages(names: Sequence[str], sums: Tensor) -> dict[str, float]:
@@ -118,7 +118,7 @@ class Log:
     """The log of a run. Only the main process writes."""
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
-        self.active = distributed.is_main()
+        self.active = processes.is_main()
         self.path = folder / "metrics.jsonl"
         self.failed = False
         self.bar: tqdm | None = None
