@@ -92,24 +92,20 @@ def explained(mistake: str) -> int:
 
 
 def test_or_predict(args: argparse.Namespace, device: torch.device) -> int:
-    """--test-only and --predict: a network with weights that are there already."""
+    """--test-only and --predict: a network whose weights are there already."""
     saved = saved_weights(args)
     content, state, source = saved or ({}, None, "")
-    settings = vars(content["args"]) if "args" in content else {}
-    if saved and settings.get("model", args.model) != args.model:
-        raise UserError(f"{source}: is of --model {settings['model']}, not {args.model}")
-    fill_defaults(args, {**settings, **models.zoo.preprocessing(args.weights)})
-    if args.predict:
-        if not saved:
-            raise UserError("--predict needs trained weights: give --weights, not --init-from")
-        transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
-        images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
+    made_with = vars(content["args"]) if content.get("args") else {}
+    if made_with.get("model", args.model) != args.model:
+        raise UserError(f"{source}: is of --model {made_with['model']}, not {args.model}")
+    known = {name: made_with.get(name) for name in (*OF_THE_IMAGES, *OF_THE_NETWORK)}
+    fill_defaults(args, known | models.zoo.preprocessing(args.weights))
+    if args.predict and not saved:
+        raise UserError("--predict needs trained weights: give --weights, not --init-from")
+    data = None if args.predict else load_data(args)
+    if data is None:
         classes = content.get("classes") or class_names(models.num_classes(state))
     else:
-        data = load_data(args)
-        images = eval_loader(
-            data, args, sampler.EvalSampler(len(data.val), distributed.rank(), distributed.world_size())
-        )
         classes = data.classes
         check_classes(content.get("classes"), data, source)
     model = build_model(args, len(classes), args.val_crop_size, state, source).to(device)
@@ -117,27 +113,42 @@ def test_or_predict(args: argparse.Namespace, device: torch.device) -> int:
     autocast, precision = autocast_of(args, device)
     if args.torch_compile:
         model.compile()
-    budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
-    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
-    if args.predict:
+    if data is None:
+        transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+        images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
+        subnets = chosen(model, args.skip_cfg)
         predict.predict(model, images, classes, subnets, on_device(prepare), autocast)
-        return 0
+    else:
+        facts = {"precision": precision, "memory_format": str(prepare.to_float.memory_format).removeprefix("torch.")}
+        test(args, model, data, on_device(prepare), autocast, facts)
+    return 0
+
+
+def test(args: argparse.Namespace, model: nn.Module, data: Data, on_device, autocast, facts: dict[str, Any]) -> None:
+    """--test-only: one sub-network's accuracy, or the table of several."""
+    budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
     facts = {
         "model": args.model,
         "weights": args.weights or args.resume,
         "data": data.name,
         "data_path": args.data_path,
-        "device": str(device),
-        "precision": precision,
-        "memory_format": str(prepare.to_float.memory_format).removeprefix("torch."),
+        "device": args.device,
+        **facts,
         "compiled": args.torch_compile,
         "averaged_weights": args.model_ema,
     }
-    published = models.zoo.published(args.model) if len(classes) == 1000 else {}
-    folder, size = Path(args.output_dir), args.val_crop_size
-    wanted = report.Report(facts, folder, size, args.latency_batch, budget, not args.no_picture, published)
-    report.test(model, images, subnets, on_device(prepare), autocast, args.on_corrupt, wanted)
-    return 0
+    wanted = report.Report(
+        facts=facts,
+        folder=Path(args.output_dir),
+        image_size=args.val_crop_size,
+        latency_batch=args.latency_batch,
+        budget=budget,
+        draw=not args.no_picture,
+        published=models.zoo.published(args.model) if len(data.classes) == 1000 else {},
+    )
+    share = sampler.EvalSampler(len(data.val), distributed.rank(), distributed.world_size())
+    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
+    report.test(model, eval_loader(data, args, share), subnets, on_device, autocast, args.on_corrupt, wanted)
 
 
 def check_classes(names: list[str] | None, data: Data, source: str) -> None:
@@ -162,11 +173,14 @@ def class_names(count: int) -> list[str]:
 # A bridge from here to `passes_of`: utils/setup.py, fill_defaults and OnDevice take its place.
 
 
+OF_THE_IMAGES = ("val_resize_size", "val_crop_size", "interpolation")
+OF_THE_NETWORK = ("stem", "patch_size", "window_size")
+
+
 def fill_defaults(args: argparse.Namespace, known: dict[str, Any]) -> None:
-    names = ("val_resize_size", "val_crop_size", "interpolation", "stem", "patch_size", "window_size")
-    for name in names:
+    for name, value in known.items():
         if getattr(args, name) is None:
-            setattr(args, name, known.get(name))
+            setattr(args, name, value)
     complete(args)
 
 
