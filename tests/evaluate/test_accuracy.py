@@ -83,7 +83,7 @@ def test_logits_are_float32_whatever_the_precision_inside(model):
             assert {logits.dtype for logits in logits_of(model, images, subnets)} == {torch.float32}
 
 
-@pytest.mark.xfail(strict=True, reason="the classifier runs in bf16, where classes tie: models/ has to run it in float32")
+@pytest.mark.xfail(strict=True, reason="in bf16 classes tie: models/ has to run the classifier in float32")
 def test_mixed_precision_makes_no_two_classes_equally_likely():
     model = models.resnet20(num_classes=1000)
     model.load_state_dict(filled(model.state_dict()))
