@@ -1,40 +1,34 @@
-"""Started by torchrun: every process evaluates its share of a small folder and says what it knows afterwards."""
+"""Started by torchrun: every process evaluates its share of two images and says what it knows afterwards."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 import models
-from presets import ToFloat
 from sampler import EvalSampler
-from utils import processes as distributed
-from utils.data.loading import eval_loader, load_data
+from utils import processes
+from utils.data.images import Corrupt
+from utils.data.loading import collate
 from utils.errors import UserError
 from utils.evaluate.accuracy import evaluate
-from utils.flags.arguments import parser
-from utils.flags.data import fill_defaults
 
-folder, output = sys.argv[1:]
-distributed.start(torch.device("cpu"))
-flags = "--test-only --batch-size 2 --val-resize-size 32 --val-crop-size 32 --workers 0 --device cpu --data-path"
-args = parser().parse_args([*flags.split(), folder])
-fill_defaults(args)
-data = load_data(args)
+IMAGES = [Corrupt("bad.jpg", "no image"), (torch.full((3, 16, 16), 0.5), 1)]
+
+processes.start(torch.device("cpu"))
 torch.manual_seed(0)
-model = models.resnet18(num_classes=2)
-to_float = ToFloat()
-share = EvalSampler(len(data.val), distributed.rank(), distributed.world_size())
-loader = eval_loader(data, args, share)
-settings = (model, loader, model.subnets[:3], lambda batch: (to_float(batch.images), batch.targets))
-results = evaluate(*settings)
+model = models.resnet20(num_classes=2)
+sampler = EvalSampler(len(IMAGES), processes.rank(), processes.world_size())
+loader = DataLoader(IMAGES, sampler=sampler, batch_size=2, collate_fn=collate)
+results = evaluate(model, loader, model.subnets[:3], iter)
 try:
     refusal = ""
-    evaluate(*settings, on_corrupt="error")
+    evaluate(model, loader, model.subnets[:3], iter, on_corrupt="error")
 except UserError as error:
     refusal = str(error)
-found = {models.subnet_name(skip): vars(result) for skip, result in results.items()}
-report = {"results": found, "refusal": refusal, "own": len(share), "training": model.training}
-Path(output, f"{distributed.rank()}.json").write_text(json.dumps(report))
-distributed.stop()
+found = {model.name(skip): vars(result) for skip, result in results.items()}
+report = {"results": found, "refusal": refusal, "own": len(sampler), "training": model.training}
+Path(sys.argv[1], f"{processes.rank()}.json").write_text(json.dumps(report))
+processes.stop()

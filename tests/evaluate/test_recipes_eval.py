@@ -1,4 +1,4 @@
-"""The README's five evaluation commands, word for word, on generated weights and images."""
+"""The README's commands of testing and predicting, word for word: one really runs, the others say what they should."""
 
 import re
 
@@ -7,75 +7,59 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import methods
 import models
+import models.zoo
 import train_adn
-from models.zoo import RELEASED
 from tests.filled import filled
 from tests.pictures import image_folder
 from tests.recipes import arguments, commands
-from utils.evaluate import table
+from utils.flags.arguments import parser
+from utils.flags.evaluation import chosen
+
+PATHS = {"weights": "weights.pth", "data path": "data", "image": "image.jpg"}
+OF_RELEASES = [command for command in commands("evaluation") if re.search(r"--skip-cfg (True|False) ", command)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return image_folder(tmp_path_factory.mktemp("data"), train=1, val=2)
-
-
-RECIPES = [command for command in commands("evaluation") if re.search(r"--skip-cfg (True|False) ", command)]
-OTHERS = [command for command in commands("evaluation") if command not in RECIPES]
-
-
-def released(command: str):
+def released(command: str) -> str:
     """The release that a command is about: that of its model; the second ResNet is resized to 232."""
-    name = re.search(r"--model (\w+)", command)[1]
-    return RELEASED[f"{name}_adn" + ("_v2" if "232" in command else "")]
+    model = re.search(r"--model (\w+)", command)[1]
+    return f"{model}_adn" + ("_v2" if "232" in command else "")
 
 
-@pytest.mark.parametrize("command", RECIPES)
-def test_a_command_gives_the_accuracy_and_loss_of_the_released_preprocessing(command, folder, tmp_path, capsys):
-    weights = released(command)
-    model = models.build(weights.meta["model"], num_classes=2).eval()
+@pytest.mark.parametrize("command", [*commands("evaluation"), *commands("prediction")])
+def test_a_command_is_understood_and_names_sub_networks_of_its_model(command):
+    args = parser(methods).parse_args(arguments(command, PATHS))
+    assert args.weights == PATHS["weights"]
+    with torch.device("meta"):
+        model = models.build(args.model)
+    names = {model.name(subnet) for subnet in chosen(model, args.skip_cfg)}
+    assert names <= {model.name(subnet) for subnet in model.subnets}
+    assert len(names) == (len(model.subnets) if args.skip_cfg == ["all"] else 1)
+    if command in OF_RELEASES:
+        images = (args.val_resize_size or 256, args.val_crop_size or 224, args.interpolation or "bilinear")
+        assert images == tuple(models.zoo.preprocessing(released(command)).values())
+
+
+def test_there_is_one_for_every_release():
+    assert {released(command) for command in OF_RELEASES} == set(models.zoo.RELEASED)
+
+
+def test_a_command_gives_the_accuracy_and_loss_of_the_released_preprocessing(tmp_path, capsys):
+    (command,) = [command for command in OF_RELEASES if "mobilenet" in command]
+    folder = image_folder(tmp_path / "data", train=1, val=2)
+    model = models.mobilenet_v2(num_classes=2).eval()
     model.load_state_dict(filled(model.state_dict()))
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     flags = arguments(command, {"weights": tmp_path / "weights.pth", "data path": folder})
     assert train_adn.main([*flags, "--workers", "0", "--device", "cpu"]) == 0
-    skip = [word == "True" for word in re.search(r"--skip-cfg((?: True| False)+)", command)[1].split()]
     files = sorted((folder / "val").rglob("*.JPEG"))
     targets = torch.tensor([file.parent.name == "dog" for file in files]).long()
+    transform = models.zoo.RELEASED[released(command)].transforms()
     with torch.inference_mode():
-        logits = model(torch.stack([weights.transforms()(PIL.Image.open(file)) for file in files]), skip)
+        logits = model(torch.stack([transform(PIL.Image.open(file)) for file in files]), model.super_net)
     top1 = 100 * (logits.argmax(1) == targets).double().mean().item()
-    loss = F.cross_entropy(logits, targets).item()
     line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("Test: FFFFF  4 images")
     assert line.endswith(f"Acc@1 {top1:.3f} Acc@5 100.000")
-    assert line.startswith(f"Test: {models.subnet_name(skip)}  4 images")
-    assert float(re.search(r"loss (\S+)", line)[1]) == pytest.approx(loss, abs=2e-4)
-
-
-def test_there_are_five_of_them():
-    assert len(RECIPES) == 5
-
-
-@pytest.mark.parametrize("command", OTHERS)
-def test_the_other_evaluation_commands_run_and_leave_their_table(command, folder, tmp_path, capsys):
-    model = models.build(re.search(r"--model (\w+)", command)[1], num_classes=2)
-    torch.save(filled(model.state_dict()), tmp_path / "weights.pth")
-    flags = arguments(command, {"weights": tmp_path / "weights.pth", "data path": folder})
-    small = (
-        f"--workers 0 --device cpu --val-resize-size 40 --val-crop-size 32 --latency-batch 0 --output-dir {tmp_path}"
-    )
-    assert train_adn.main([*flags, *small.split()]) == 0
-    rows, _ = table.read(tmp_path / "subnets.json")
-    assert len(rows) == len(model.subnets)
-    assert ("best within" in capsys.readouterr().out) is ("--budget" in command)
-
-
-@pytest.mark.parametrize("command", commands("prediction"))
-def test_the_command_that_predicts(command, folder, tmp_path, capsys):
-    model = models.build(re.search(r"--model (\w+)", command)[1])
-    torch.save(filled(model.state_dict()), tmp_path / "weights.pth")
-    flags = arguments(command, {"weights": tmp_path / "weights.pth", "image": folder / "val" / "cat" / "0.JPEG"})
-    assert train_adn.main([*flags, "--device", "cpu"]) == 0
-    path, line = capsys.readouterr().out.splitlines()
-    assert path.endswith("0.JPEG")
-    assert re.match(rf"  {re.search('--skip-cfg ([TF]+)', command)[1]}  [0-9.]+ % ", line)
+    assert float(re.search(r"loss (\S+)", line)[1]) == pytest.approx(F.cross_entropy(logits, targets).item(), abs=2e-4)

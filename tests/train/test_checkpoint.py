@@ -156,7 +156,7 @@ NARROW = {"hidden_dim": 16, "num_heads": 2, "mlp_dim": 32}
 
 def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler | None = None) -> checkpoint.State:
     """The state of a run at its beginning."""
-    args = train_adn.parser().parse_args(flags.split())
+    args = train_adn.parser(train_adn.methods).parse_args(flags.split())
     return checkpoint.State(
         model=model,
         optimizer=(optimizer := optim.build_optimizer(model, args)),

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+import methods
 from tests.tiny import tiny
 from utils.flags.arguments import parser
 from utils.train import optim
 
 
 def args_of(flags: str = "") -> argparse.Namespace:
-    return parser().parse_args(flags.split())
+    return parser(methods).parse_args(flags.split())
 
 
 def decay_by_name(model: nn.Module, flags: str) -> dict[str, float]:

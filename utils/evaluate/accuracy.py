@@ -1,8 +1,8 @@
 """Accuracy of one, several or all sub-networks of a model, in one pass over the data.
 
-Correct answers are counted as integers on the device and summed over the processes once at the end, so the figures are
-exact whatever the number of processes, the size of the shards or of the last batch. Nothing waits for the device inside
-the loop. Of the model only the contract of networks is used.
+Correct answers are counted on the device and summed over the processes once at the end, so the figures are exact
+whatever the number of processes, the size of the shards or of the last batch. Nothing waits for the device inside the
+loop. Of the model only the contract of networks is used.
 """
 
 import contextlib
@@ -60,8 +60,8 @@ def evaluate(
     reported and left out, or with on_corrupt="error" are a UserError in every process.
     """
     device = next(model.parameters()).device
-    correct = torch.zeros(len(subnets), 2, dtype=torch.int64, device=device)
-    losses = torch.zeros(len(subnets), dtype=torch.float64, device=device)
+    # right at once, right in five, loss; integers are exact in a double up to 2^53
+    sums = torch.zeros(len(subnets), 3, dtype=torch.float64, device=device)
     images, corrupt = 0, []
     off = None if is_main() else True
     bar = tqdm(on_device(loader), desc="evaluating", total=len(loader), unit="batch", leave=False, disable=off)
@@ -74,19 +74,19 @@ def evaluate(
                 continue
             for row, logits in enumerate(logits_of(model, batch.images, subnets)):
                 hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
-                correct[row] += torch.stack([hits[:, 0].sum(), hits.sum()])
-                losses[row] += F.cross_entropy(logits.double(), batch.targets, reduction="sum")
+                loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
+                sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss])
             images += len(batch.images)
-    # integers are exact in a double up to 2^53, so one sum serves all
     mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=device)
-    images, unread, *sums = sum_over_processes(torch.cat([mine, correct.flatten().double(), losses])).tolist()
+    images, unread, *flat = sum_over_processes(torch.cat([mine, sums.flatten()])).tolist()
     names = _report_corrupt(corrupt, on_corrupt) if unread else ()
     expected = len(loader.dataset) - len(names)
     if images != expected:
         raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
-    right, losses = sums[: 2 * len(subnets)], sums[2 * len(subnets) :]
-    counts = zip(subnets, right[::2], right[1::2], losses, strict=True)
-    return {key: Result(int(images), int(a), int(b), loss / max(images, 1), names) for key, a, b, loss in counts}
+    return {
+        subnet: Result(int(images), int(right1), int(right5), loss / max(images, 1), names)
+        for subnet, right1, right5, loss in zip(subnets, flat[::3], flat[1::3], flat[2::3], strict=True)
+    }
 
 
 @contextlib.contextmanager

@@ -1,0 +1,109 @@
+"""The command line: its words and its mistakes, without a network and without torch."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import methods
+from tests.launch import ROOT
+from utils.errors import UserError
+from utils.flags.arguments import parser
+from utils.flags.evaluation import chosen
+
+
+class Widths:
+    """A network of another kind than ours, by the contract."""
+
+    subnets = ("1.0", "0.5", "0.25")
+
+    def parse(self, word: str) -> str:
+        if word not in self.subnets:
+            raise ValueError(f"{word!r} is no width")
+        return word
+
+
+def test_nothing_means_the_largest_all_means_all_and_each_comes_once():
+    assert chosen(Widths(), None) == ["1.0"]
+    assert chosen(Widths(), ["all"]) == ["1.0", "0.5", "0.25"]
+    assert chosen(Widths(), ["0.25", "1.0", "0.25"]) == ["0.25", "1.0"]
+    for words in (["0.5", "half"], ["all", "0.5"]):
+        with pytest.raises(UserError, match=r"^--skip-cfg: '(half|all)' is no width"):
+            chosen(Widths(), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        *(("True True False True", ["TTFT"]), ("T T F T", ["TTFT"]), ("True T F T", ["TTFT"]), ("F", ["F"])),
+        *(("TTFT", ["TTFT"]), ("TTFF super base", ["TTFF", "super", "base"]), ("all", ["all"])),
+        *(("true true", ["true", "true"]), ("T T FF", ["T", "T", "FF"])),
+    ],
+)
+def test_one_word_per_stage_becomes_one_word(words, kept):
+    assert parser(methods).parse_args(["--test-only", "--skip-cfg", *words.split()]).skip_cfg == kept
+
+
+MISTAKES = {
+    "--epoch 3": "unknown argument --epoch: did you mean --epochs",
+    "--opt sdg": "unknown 'sdg': did you mean sgd",
+    "--lr -1": "argument --lr: expected at least 0, not -1",
+    "--lr ten": "argument --lr: expected a number, not 'ten'",
+    "--batch-size 0": "argument -b/--batch-size: expected at least 1, not 0",
+    "--label-smoothing 2": "expected at least 0 and at most 1, not 2",
+    "--subpath-temp 0": "expected more than 0, not 0",
+    "--latency-batch x --test-only": "expected an integer, not 'x'",
+    "--no-distillation --fpn": "--fpn has no effect without self-distillation",
+    "--method individual --subpath-topk 3": "--subpath-topk has no effect without self-distillation",
+    "--method individual --subpath-alpha 0.4": "--subpath-alpha has no effect without --method adn",
+    "--opt adamw --momentum 0.5": "--momentum has no effect without --opt sgd",
+    "--amp-dtype bf16": "--amp-dtype has no effect without --amp",
+    "--model-ema-decay 0.9": "--model-ema-decay has no effect without --model-ema",
+    "--lr-scheduler exponentiallr --lr-step-size 3": "--lr-step-size has no effect without --lr-scheduler steplr",
+    "--lr-multi-steps 3": "--lr-multi-steps has no effect without --lr-scheduler multisteplr",
+    "--lr-scheduler cosineannealinglr --lr-gamma 0.3": "--lr-gamma has no effect without a scheduler that drops",
+    "--lr-min 0.1": "--lr-min has no effect without --lr-scheduler cosineannealinglr",
+    "--lr-warmup-decay 0.5": "--lr-warmup-decay has no effect without --lr-warmup-epochs",
+    "--skip-cfg TTFF": "--skip-cfg has no effect without --test-only or --method individual",
+    "--budget-params 3": "--budget-params has no effect without --test-only or --from-table",
+    "--predict x.jpg --no-picture": "--no-picture has no effect without --test-only",
+    "--weights-dir .": "--weights-dir has no effect without --weights",
+    "--ra-reps 4": "--ra-reps has no effect without --ra-sampler",
+    "--ra-magnitude 3": "--ra-magnitude has no effect without --auto-augment ra",
+    "--auto-augment ra --augmix-severity 4": "--augmix-severity has no effect without --auto-augment augmix",
+    "--start-epoch 1 --resume auto": "--start-epoch and --resume contradict each other",
+    "--opt sgd_nesterov --momentum 0": "--opt sgd_nesterov needs --momentum above 0",
+    "--init-from a.pth --weights b.pth": "--init-from and --weights contradict each other",
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_gets_one_line_and_exit_code_2(flags, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser(methods).parse_args(flags.split())
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train_adn.py: error: ")
+    assert words in line
+
+
+def test_a_flag_at_its_default_is_no_mistake():
+    parser(methods).parse_args(["--opt", "adamw", "--momentum", "0.9"])
+
+
+def test_of_several_processes_one_reports_a_mistake(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        parser(methods).parse_args(["--lr", "ten"])
+    assert capsys.readouterr().err == ""
+
+
+def test_help_and_mistakes_need_no_torch():
+    for flag, code, where in (("--help", 0, "stdout"), ("--lr=ten", 2, "stderr")):
+        line = [sys.executable, "-X", "importtime", "train_adn.py", flag]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert "--lr" in getattr(done, where)
+        assert re.search(r"\| +argparse$", done.stderr, flags=re.MULTILINE)
+        assert not re.search(r"\| +(torch|numpy|PIL)$", done.stderr, flags=re.MULTILINE)  # torch takes seconds
