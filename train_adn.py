@@ -43,7 +43,7 @@ from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
 from utils.evaluate.table import choose_from_file
 from utils.reduction import GradientReducer
-from utils.stop import EXIT_CODE, StopRequest
+from utils.stop import StopRequest, exit_code
 from utils.train import checkpoint, engine, log, optim
 from utils.train import step as distillation
 
@@ -57,17 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.from_table:
             print(choose_from_file(args))
             return 0
-        device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
+        distributed.connect(args.dist_url, args.world_size)
+        device = distributed.join(choose_device(args.device))
         args.device = str(device)
         if device.type == "cpu":
             memory.keep_freed()
         log.setup()
         seed_everything(args)
         if args.test_only or args.predict:
-            return inference.run(args, device)
-        data = load_data(args)
-        model = build_model(args, len(data.classes), saved_weights(args)).to(device)
-        return train(args, device, data, model)
+            code = inference.run(args, device)
+        else:
+            data = load_data(args)
+            model = build_model(args, len(data.classes), saved_weights(args)).to(device)
+            code = train(args, device, data, model)
+        distributed.leave()
+        return code
     except (UserError, models.WeightsError) as error:
         return explained(str(error))
     except ValueError as error:
@@ -81,13 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not distributed.another_failed():
             raise
         return 2
-    finally:
-        distributed.stop()
 
 
 def explained(mistake: str) -> int:
     """The exit code, after the line that one of the processes prints."""
-    if distributed.first_to_say(mistake):
+    if not distributed.already_reported(mistake):
         print(f"train_adn.py: error: {mistake}", file=sys.stderr)
     return 2
 
@@ -163,6 +165,10 @@ def resume(state: checkpoint.State) -> None:
     path = Path(wish)
     if wish == "auto":
         path = distributed.from_main(checkpoint.newest_good(folder, read_checkpoint) if distributed.is_main() else None)
+        if distributed.largest(path is not None and not path.is_file()):
+            raise UserError(
+                f"--resume auto: not every machine can read {path}; put --output-dir on a file system that all share"
+            )
         if path is None:
             logger.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
     if wish and path is not None:
@@ -189,7 +195,7 @@ def train(args: argparse.Namespace, device: torch.device, data: Data, model: mod
         while progress.epoch < args.epochs:
             if not engine.train_one_epoch(run, loader, order):
                 logger.info("Stopped by a signal, saved in %s: continue with --resume auto", run.folder)
-                return EXIT_CODE
+                return exit_code()
             results = test_epoch(run, test_loader)
             state.scheduler.step()
             finish_epoch(run, results)
@@ -250,4 +256,4 @@ def closing_line(run: engine.Run, results: dict[Hashable, Result]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.run(main)

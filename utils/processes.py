@@ -1,15 +1,23 @@
-"""Several processes as one run: how they find each other, agree and average their gradients.
+"""Several processes as one run: how they find each other, agree, and end. In a single process all of it does nothing.
 
-Everything works in a single process too, where it does nothing. Gradients are reduced by `GradientReducer` instead of
-DistributedDataParallel; its docstring says why.
+`connect` finds the other processes by what the launcher (torchrun or SLURM) says and opens a store that all share; it
+starts no CUDA, NCCL or gloo thread, so that workers of data loaders can be forked after it. `join` takes this process's
+device and makes the process group. A run that went well calls `leave`. One that failed waits for nobody: `run`, which
+starts the command, tells the others and ends the process at once.
 """
 
-import atexit
+import multiprocessing
 import os
 import re
+import sys
+import threading
+import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,58 +27,122 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
-FAILED = "failed"  # key in the processes' common store
+SECONDS_BETWEEN_LOOKS = 2.0  # at whether another process has failed
+FAILED = "failed"  # the store's key that tells of it
+
+
+@dataclass
+class _Connection:
+    """This process among those of the run. A single process has no stores."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # on this machine
+    store: dist.Store | None = None
+    news: dist.Store | None = None  # the same by a connection of its own: torch holds the first one while it waits
+    leaving: threading.Event = field(default_factory=threading.Event)
+
+
+_here = _Connection()
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return _here.rank
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return _here.world_size
+
+
+def local_rank() -> int:
+    return _here.local_rank
 
 
 def is_main() -> bool:
-    return rank() == 0
+    return _here.rank == 0
 
 
-def start(device: torch.device, dist_url: str = "env://", expected: int = 1) -> torch.device:
-    """Join the other processes that torchrun or a SLURM step started, if any; returns this process's own device."""
+def connect(dist_url: str = "env://", expected: int = 1) -> None:
+    """Find the other processes that torchrun or a SLURM step started, if any, and open the store that all share."""
+    global _here
     number, size, local = _launched()
+    _here = _Connection(number, size, local)
+    if size == 1 and dist_url != "env://":
+        raise UserError(f"--dist-url {dist_url} has no effect in one process: start with torchrun or srun")
+    if size > 1:
+        url = dist_url if dist_url != "env://" or "MASTER_ADDR" in os.environ else _slurm_url()
+        try:
+            store, _, _ = next(dist.rendezvous(url, rank=number, world_size=size, timeout=TIMEOUT))
+            name = _name_of_this_start(store)
+            news = store
+            if isinstance(store, dist.TCPStore):
+                news = dist.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:  # torch's, of addresses, ports, processes that did not come
+            raise UserError(f"the {size} processes cannot meet at {url}: {error}") from None
+        _here.store, _here.news = dist.PrefixStore(name, store), dist.PrefixStore(name, news)
     if expected not in (1, size):
         raise UserError(f"--world-size {expected}, but the launcher started {size} process(es): leave the flag out")
+
+
+def join(device: torch.device) -> torch.device:
+    """Take this process's own device and make the process group. Returns the device, a GPU with its number."""
+    if _here.store:
+        threading.Thread(target=_end_when_another_fails, args=(_here,), daemon=True).start()
     if device.type == "cuda":
-        device = _own_gpu(device, local, size)
-    if size == 1:
-        if dist_url != "env://":
-            raise UserError(f"--dist-url {dist_url} has no effect in one process: start with torchrun or srun")
-        if "RANK" not in os.environ:
-            return device
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    url = dist_url if dist_url != "env://" or "MASTER_ADDR" in os.environ else _slurm_url()
-    store, _, _ = next(dist.rendezvous(url, rank=number, world_size=size, timeout=TIMEOUT))
-    dist.init_process_group(backend, store=_of_this_start(store), world_size=size, rank=number, timeout=TIMEOUT)
-    atexit.register(stop)
+        device = _own_gpu(device)
+    if _here.store:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_here.store, world_size=world_size(), rank=rank(), timeout=TIMEOUT)
     return device
 
 
-def _of_this_start(store: dist.Store) -> dist.Store:
-    """torchrun keeps one store over its restarts: the addresses of the processes that died must not be found in it."""
-    env = os.environ
-    if env.get("LOCAL_WORLD_SIZE") != env.get("WORLD_SIZE"):  # machines count their restarts each for itself
-        return store
-    return dist.PrefixStore(f"start_{env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-
-
-def stop() -> None:
-    """Leave the group, so that the others are not told of a lost process."""
+def leave() -> None:
+    """Part after a run that went well. Not after an error: torch would wait for what the others never finish."""
+    _here.leaving.set()
     if dist.is_initialized():
+        largest(0)  # all are here; from now on the store may go, with the main process
         dist.destroy_process_group()
 
 
+def run(command: Callable[[], int]) -> NoReturn:
+    """Run the command and end this process with its exit code; at once, unless it left in good order.
+
+    Python's usual exit would wait for kernels whose partners never come and for loader workers, which ignore SIGTERM.
+    """
+    try:
+        code = command()
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    except BaseException:  # whatever it is: it is shown, and the process ends
+        traceback.print_exc()
+        code = 1
+    if _here.leaving.is_set():
+        sys.exit(code)
+    if _here.store and not another_failed():
+        _here.store.set(FAILED, "")
+    _end_at_once(code)
+
+
+def already_reported(mistake: str) -> bool:
+    """Whether another process has reported this mistake, which all may make together. If not, this one should."""
+    try:
+        return _here.store is not None and _here.store.add(f"reported {mistake}", 1) > 1
+    except RuntimeError:  # the store is gone with the main process: that was reported
+        return True
+
+
+def another_failed() -> bool:
+    """Whether another process has ended by an error: that this one has lost its partner is then no news."""
+    try:
+        return _here.news is not None and _here.news.check([FAILED])
+    except RuntimeError:  # the store is gone with the main process
+        return True
+
+
 def restarted() -> bool:
-    """Whether torchrun (--max-restarts) or SLURM (requeue) started this run again."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    """Whether torchrun (--max-restarts) or SLURM (requeue) started this run again, on whichever machine."""
+    names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return largest(max(int(os.environ.get(name, "0")) for name in names)) > 0
 
 
 def _launched() -> tuple[int, int, int]:
@@ -90,17 +162,58 @@ def _slurm_url() -> str:
     return f"tcp://{first}:{20000 + int(os.environ['SLURM_JOB_ID']) % 20000}"
 
 
-def _own_gpu(device: torch.device, local: int, size: int) -> torch.device:
-    if size > 1:
-        if local >= torch.cuda.device_count():
+def _name_of_this_start(store: dist.Store) -> str:
+    """A name for this start of the processes, under which the store holds nothing of an earlier one.
+
+    torchrun keeps its store over restarts, with the addresses of dead processes, and counts restarts on each machine
+    for itself. So the main process draws a name and answers those who ask under it; under an old name nobody answers.
+    """
+    own = uuid.uuid4().hex
+    if is_main():
+        store.set("start", own)
+        for other in range(1, world_size()):
+            store.set(store.get(f"{own} asked by {other}").decode(), "")
+        return own
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while True:
+        name = store.get("start").decode()
+        store.set(f"{name} asked by {rank()}", own)
+        try:
+            store.wait([own], timedelta(seconds=1))
+            return name
+        except RuntimeError:  # no answer yet
+            if time.monotonic() > deadline:
+                raise
+
+
+def _own_gpu(device: torch.device) -> torch.device:
+    """A GPU that no other process has. SLURM may show each task only its own one, which is then number 0."""
+    visible = torch.cuda.device_count()
+    index = device.index or 0
+    if world_size() > 1:
+        index = local_rank() % visible
+        if _here.store.add(f"GPU {torch.cuda.get_device_properties(index).uuid}", 1) > 1:
             raise UserError(
-                f"process {local + 1} of this machine has no GPU of its own ({torch.cuda.device_count()} visible): "
-                "start as many processes per machine as it has GPUs"
+                f"two processes of a machine would share a GPU ({visible} visible): start as many processes per "
+                "machine as it has GPUs"
             )
-        # SLURM may show each task only its own GPU, which is then number 0.
-        device = torch.device("cuda", local)
-    torch.cuda.set_device(device)
-    return device
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _end_when_another_fails(here: _Connection) -> None:
+    """In a thread: this process may wait for the other on a GPU, where neither Python nor a signal reaches it."""
+    while not here.leaving.wait(SECONDS_BETWEEN_LOOKS):
+        if another_failed():
+            _end_at_once(2)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
 
 
 def on_main(function: Callable[[], T]) -> T | None:
@@ -142,6 +255,15 @@ def gather(values: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def largest(value: int) -> int:
+    """The largest of all processes' `value`s, in every process."""
+    if world_size() == 1:
+        return value
+    box = torch.tensor(int(value))
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
 def broadcast(tensors: Iterable[Tensor]) -> None:
     """Give every process the main process's values of `tensors`, in place."""
     if world_size() > 1:
@@ -152,23 +274,3 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 def broadcast_buffers(model: nn.Module) -> None:
     """Evaluation and checkpoints use the main process's running statistics, as with DistributedDataParallel."""
     broadcast(model.buffers())
-
-
-def first_to_say(message: str) -> bool:
-    """Whether no other process has said `message` yet, so that an error of all processes appears once."""
-    if world_size() == 1:
-        return True
-    try:
-        store = dist.distributed_c10d._get_default_store()
-        store.set(FAILED, message)
-        return store.add(f"said:{message}", 1) == 1
-    except RuntimeError:  # the store went with the process that kept it
-        return True
-
-
-def another_failed() -> bool:
-    """Whether another process has ended with an error it told of: then a lost connection is no news."""
-    try:
-        return world_size() > 1 and dist.distributed_c10d._get_default_store().check([FAILED])
-    except RuntimeError:
-        return False

@@ -4,6 +4,7 @@ SIGTERM, SIGINT and SIGUSR1 (SLURM's usual warning) ask to stop; asking again a 
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -18,6 +19,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again", here with --resume auto
 # Ctrl-C reaches a process both from the terminal and from torchrun; that is still one wish to stop.
 ECHO_SECONDS = 1.0
+
+
+def exit_code() -> int:
+    """Of a run that was asked to stop and has saved.
+
+    75, but 0 under `torchrun --max-restarts`, which takes anything else for a failure and starts the run again.
+    """
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else EXIT_CODE
 
 
 class StopRequest:

@@ -16,7 +16,8 @@ from utils.evaluate.accuracy import evaluate
 from utils.flags.arguments import parser
 
 folder, output = sys.argv[1:]
-distributed.start(torch.device("cpu"))
+distributed.connect()
+distributed.join(torch.device("cpu"))
 flags = "--test-only --batch-size 2 --val-resize-size 32 --val-crop-size 32 --workers 0 --device cpu --data-path"
 args = parser().parse_args([*flags.split(), folder])
 data = load_data(args)
@@ -34,4 +35,4 @@ except UserError as error:
 found = {models.subnet_name(skip): vars(result) for skip, result in results.items()}
 report = {"results": found, "refusal": refusal, "own": len(loader.sampler), "training": model.training}
 Path(output, f"{distributed.rank()}.json").write_text(json.dumps(report))
-distributed.stop()
+distributed.leave()

@@ -94,13 +94,14 @@ def counting():
 
 
 def main() -> None:
-    distributed.start(torch.device("cpu"))
+    distributed.connect()
+    distributed.join(torch.device("cpu"))
     results = [compare(name, False, 1) for name in ("resnet18", "mobilenet_v2", "vit_b_16", "swin_t")]
     results += [compare("resnet18", True, 1), compare("mobilenet_v2", False, 3)]
     if distributed.is_main():
         with open(sys.argv[1], "w") as file:
             json.dump(results, file)
-    distributed.stop()
+    distributed.leave()
 
 
 if __name__ == "__main__":
