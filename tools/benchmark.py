@@ -51,7 +51,8 @@ def measure(args):
     from tools.bench import results
     from utils import distributed, memory
 
-    device = distributed.start(assemble.choose_device(args.device))
+    distributed.connect()
+    device = distributed.join(assemble.choose_device(args.device))
     if device.type == "cpu":
         memory.keep_freed()
     torch.backends.cudnn.benchmark = True

@@ -17,7 +17,8 @@ from utils.evaluate.accuracy import evaluate
 
 IMAGES = [Corrupt("bad.jpg", "no image"), (torch.full((3, 16, 16), 0.5), 1)]
 
-processes.start(torch.device("cpu"))
+processes.connect()
+processes.join(torch.device("cpu"))
 torch.manual_seed(0)
 model = models.resnet20(num_classes=2)
 sampler = EvalSampler(len(IMAGES), processes.rank(), processes.world_size())
@@ -31,4 +32,4 @@ except UserError as error:
 found = {model.name(skip): vars(result) for skip, result in results.items()}
 report = {"results": found, "refusal": refusal, "own": len(sampler), "training": model.training}
 Path(sys.argv[1], f"{processes.rank()}.json").write_text(json.dumps(report))
-processes.stop()
+processes.leave()

@@ -131,13 +131,14 @@ def sent(frozen: bool) -> dict:
 
 
 def main() -> None:
-    processes.start(torch.device("cpu"))
+    processes.connect()
+    processes.join(torch.device("cpu"))
     results = {case: compare(case) for case in CASES}
     results["sent"], results["sent frozen"] = sent(False), sent(True)
     if processes.is_main():
         with open(sys.argv[1], "w") as file:
             json.dump(results, file)
-    processes.stop()
+    processes.leave()
 
 
 if __name__ == "__main__":

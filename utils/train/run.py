@@ -22,7 +22,7 @@ from utils.data.device import OnDevice
 from utils.data.loading import Data, eval_loader, start_workers, train_loader
 from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
-from utils.stop import EXIT_CODE, StopRequest
+from utils.stop import StopRequest, exit_code
 from utils.train import checkpoint, engine, log, optim
 from utils.train.passes import Method
 from utils.train.step import TrainingStep, share_gradients
@@ -113,18 +113,19 @@ def resume(state: checkpoint.State, reader: Reader) -> None:
     """Continue where --resume says, or, in a run that its launcher started again, where it had come to."""
     args, folder = state.args, Path(state.args.output_dir)
     processes.on_main(lambda: checkpoint.remove_half_written(folder))
-    restarted = processes.restarted()
+    restarted = processes.restarted()  # all processes ask, whatever they were told
     wish = args.resume or ("auto" if restarted else "")
     if not wish:
         processes.on_main(lambda: checkpoint.rename_older_run(folder))
         return
     path = Path(wish)
     if wish == "auto":
-        path = processes.on_main(lambda: checkpoint.newest_readable(folder, reader.read))
-        path = processes.from_main(path)
+        path = processes.from_main(processes.on_main(lambda: checkpoint.newest_readable(folder, reader.read)))
         if path is None:
             logger.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
             return
+    if processes.world_size() > 1 and processes.largest(not path.is_file()):
+        raise UserError(f"--resume {wish}: not every process can read {path}; put it on a file system that all share")
     state.restore(reader.read(path), partial(_load, reader, str(path)), str(path))
     logger.info("Resumed %s: epoch %d, step %d", path, state.progress.epoch, state.progress.step)
 
@@ -143,7 +144,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
         while progress.epoch < run.args.epochs:
             if not engine.train_one_epoch(run, loaders.train, loaders.batches):
                 logger.info("Stopped by a signal, saved in %s: continue with --resume auto", run.folder)
-                return EXIT_CODE
+                return exit_code()
             results = _test(run, loaders.test)
             state.scheduler.step()
             _finish_epoch(run, results)
