@@ -82,8 +82,9 @@ Job = tuple[str, float, Callable]
 
 def jobs(args, device) -> Iterator[Job]:
     """(what, seconds it needs, how), the most wanted first."""
-    from tools.bench import inputs, step, subnets
     from utils.evaluate.timing import Effort
+
+    from tools.bench import inputs, step, subnets
 
     cuda = device.type == "cuda"
     effort = Effort(warm_up=2, at_least=min(5, args.rounds), at_most=args.rounds, seconds=args.seconds)
