@@ -45,8 +45,12 @@ class TrainBatches(Sampler[list[Key]]):
         """Batches of a whole epoch, wherever it is entered."""
         return -(-self.share // self.batch_size)
 
+    def remaining(self) -> int:
+        """Batches from `start` on."""
+        return max(0, -(-(self.share - self.start) // self.batch_size))
+
     def __iter__(self) -> Iterator[list[Key]]:
-        batches = max(0, -(-(self.share - self.start) // self.batch_size))
+        batches = self.remaining()
         cycle, part = divmod(self.epoch, self.repeats)
         shuffled = torch.randperm(self.size, generator=torch.Generator().manual_seed(derive(self.seed, cycle)))
         places = (torch.arange(batches * self.batch_size) + self.start) * self.world_size + self.rank

@@ -26,8 +26,7 @@ import models
 import presets
 import sampler
 from utils import processes, setup
-from utils.data.device import OnDevice
-from utils.data.loading import Data, eval_loader, load_data, start_workers
+from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
 from utils.evaluate import predict, report, table
 from utils.flags.data import fill_defaults
@@ -40,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(methods).parse_args(argv)
     try:
         if args.from_table:
-            print(table.choose_from(args.from_table, budget_of(args)))
+            budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+            print(table.choose_from(args.from_table, budget))
             return 0
         processes.connect(args.dist_url, args.world_size)
         log.setup()
@@ -61,12 +61,11 @@ def train(args: argparse.Namespace) -> int:
     fill_defaults(args)
     data = load_data(args)
     loaders = run.make_loaders(args, data)
-    device = processes.join(setup.choose_device(args.device))
-    setup.set_up(device, args.seed, args.deterministic)
+    machine = start(args)
     model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
     method = methods.METHODS[args.method](args, model)
-    training = run.make_run(args, device, data.classes, model, method, run.Reader(read_checkpoint, models.load_state))
+    training = run.make_run(args, machine, data.classes, model, method, run.Reader(read_checkpoint, models.load_state))
     return run.train(training, data, loaders)
 
 
@@ -75,25 +74,32 @@ def test(args: argparse.Namespace) -> int:
     saved = saved_weights(args)
     fill_defaults(args, known_settings(args, saved))
     data = load_data(args)
-    if saved and saved.classes is not None and list(saved.classes) != list(data.classes):
-        raise UserError(
-            f"{saved.source}: was trained on other classes ({some(saved.classes)}) than {data.name} has "
-            f"({some(data.classes)}): give the --data-path of its training"
-        )
+    if saved:
+        refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
     loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), processes.rank(), processes.world_size()))
     start_workers(loader)
-    running = prepare(args, len(data.classes), saved)
-    subnets = chosen(running.model, args.skip_cfg or (["all"] if budget_of(args) else None))
-    wanted = report.Report(
-        facts=facts_of(args, data, running),
-        folder=Path(args.output_dir),
-        image_size=args.val_crop_size,
-        latency_batch=args.latency_batch,
-        budget=budget_of(args),
-        draw=not args.no_picture,
-        published=models.zoo.published(args.model) if len(data.classes) == 1000 else {},
-    )
-    report.test(running.model, loader, subnets, running.on_device, running.autocast, args.on_corrupt, wanted)
+    machine = start(args)
+    model = build(args, len(data.classes), args.val_crop_size, saved)
+    on_device = machine.place(model, args.channels_last)
+    if args.torch_compile:
+        model.compile()
+    budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+    facts = {
+        "model": args.model,
+        "weights": args.weights or args.resume,
+        "data": data.name,
+        "data_path": args.data_path,
+        "device": str(machine.device),
+        "precision": machine.precision,
+        "memory_format": str(on_device.to_float.memory_format).removeprefix("torch."),
+        "compiled": args.torch_compile,
+        "averaged_weights": args.model_ema,
+    }
+    published = models.zoo.published(args.model) if len(data.classes) == 1000 else {}
+    folder, draw = Path(args.output_dir), not args.no_picture
+    wanted = report.Report(facts, folder, args.val_crop_size, args.latency_batch, budget, draw, published)
+    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
+    report.test(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, wanted)
     return 0
 
 
@@ -106,14 +112,17 @@ def predict_images(args: argparse.Namespace) -> int:
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
-    running = prepare(args, len(classes), saved)
-    subnets = chosen(running.model, args.skip_cfg)
-    predict.predict(running.model, images, classes, subnets, running.on_device, running.autocast)
+    machine = start(args)
+    model = build(args, len(classes), args.val_crop_size, saved)
+    on_device = machine.place(model, args.channels_last)
+    predict.predict(model, images, classes, chosen(model, args.skip_cfg), on_device, machine.autocast)
     return 0
 
 
-def budget_of(args: argparse.Namespace) -> table.Budget:
-    return table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
+def start(args: argparse.Namespace) -> setup.Machine:
+    """Join the other processes, if any, and say what this one computes with."""
+    device = processes.join(setup.choose_device(args.device))
+    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
 
 
 class Saved(NamedTuple):
@@ -190,46 +199,6 @@ def plain_weights(name: str, model: str) -> dict | object:
         return torchvision.models.get_model_weights(model)[name]
     except (KeyError, ValueError):
         raise UserError(f"--init-from {name}: neither a file nor weights that torchvision has of {model}") from None
-
-
-class Running(NamedTuple):
-    """A network on its device, ready to be tested."""
-
-    model: models.AdaptiveDepth
-    on_device: OnDevice
-    autocast: Any
-    precision: str
-
-
-def prepare(args: argparse.Namespace, classes: int, saved: Saved | None) -> Running:
-    device = processes.join(setup.choose_device(args.device))
-    setup.set_up(device, args.seed, args.deterministic)
-    model = build(args, classes, args.val_crop_size, saved)
-    layout = setup.layout_of(model, args.channels_last)
-    model.to(device=device, memory_format=layout)
-    if args.torch_compile:
-        model.compile()
-    precision = setup.precision_of(args.amp, args.amp_dtype, device)
-    on_device = OnDevice(device, presets.ToFloat(memory_format=layout))
-    return Running(model, on_device, setup.autocast_of(precision, device), precision)
-
-
-def facts_of(args: argparse.Namespace, data: Data, running: Running) -> dict[str, Any]:
-    return {
-        "model": args.model,
-        "weights": args.weights or args.resume,
-        "data": data.name,
-        "data_path": args.data_path,
-        "device": str(running.on_device.device),
-        "precision": running.precision,
-        "memory_format": str(running.on_device.to_float.memory_format).removeprefix("torch."),
-        "compiled": args.torch_compile,
-        "averaged_weights": args.model_ema,
-    }
-
-
-def some(classes: list[str]) -> str:
-    return f"{len(classes)}: {', '.join(map(str, classes[:3]))}{', …' if len(classes) > 3 else ''}"
 
 
 if __name__ == "__main__":

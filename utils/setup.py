@@ -2,13 +2,39 @@
 
 import contextlib
 import os
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from presets import ToFloat
+from utils.data.device import OnDevice
 from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device, and the type of number in a forward pass: fp32, bf16 or fp16."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Enter it around a forward pass."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+    def place(self, model: nn.Module, channels_last: bool | None) -> OnDevice:
+        """Bring a network onto the device in the layout that suits it, or that is asked for; give what brings batches.
+
+        Channels-last pays for networks of convolutions; a transformer has but one.
+        """
+        if channels_last is None:
+            channels_last = sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(device=self.device, memory_format=layout)
+        return OnDevice(self.device, ToFloat(memory_format=layout))
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,37 +51,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def set_up(device: torch.device, seed: int, deterministic: bool) -> None:
-    """Random numbers and kernels. On a GPU matrix products of float32 run in TF32, as convolutions do by default."""
+def set_up(device: torch.device, seed: int, deterministic: bool, amp_dtype: str | None) -> Machine:
+    """Random numbers, kernels and precision. `amp_dtype`: None without mixed precision, else auto, bf16 or fp16.
+
+    On a GPU matrix products of float32 run in TF32, as torch's convolutions do anyway, unless all is deterministic.
+    """
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
-    if device.type == "cuda" and not deterministic:
-        torch.set_float32_matmul_precision("high")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    elif device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(deterministic)
-
-
-def precision_of(amp: bool, dtype: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16. `dtype` auto: bf16 where the hardware has it."""
-    if not amp:
-        return "fp32"
-    bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return dtype if dtype != "auto" else ("bf16" if bf16 else "fp16")
-
-
-def autocast_of(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager]:
-    """What to enter around a forward pass."""
-    if precision == "fp32":
-        return contextlib.nullcontext
-    return partial(torch.autocast, device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-
-
-def layout_of(model: nn.Module, channels_last: bool | None) -> torch.memory_format:
-    """Channels-last pays for networks of convolutions; a transformer has but one."""
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    wanted = convolutions > 1 if channels_last is None else channels_last
-    return torch.channels_last if wanted else torch.contiguous_format
+    if amp_dtype == "auto":
+        bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        amp_dtype = "bf16" if bf16 else "fp16"
+    return Machine(device, amp_dtype or "fp32")
 
 
 def refuse_single_values(model: nn.Module, batch_size: int, image_size: int) -> None:
@@ -65,8 +76,8 @@ def refuse_single_values(model: nn.Module, batch_size: int, image_size: int) -> 
     """
     if batch_size > 1:
         return
-    network = model.view(model.subnets[0]).train()
-    meta = {name: torch.empty_like(p, device="meta") for name, p in network.state_dict(keep_vars=True).items()}
+    network = model.extract(model.subnets[0]).train()
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.state_dict().items()}
     try:
         torch.func.functional_call(network, meta, torch.empty(1, 3, image_size, image_size, device="meta"))
     except ValueError:

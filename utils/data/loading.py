@@ -33,6 +33,16 @@ class Data(NamedTuple):
     name: str
 
 
+def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
+    """Weights that know the names of their classes are of use for no others."""
+    if known is not None and list(known) != list(classes):
+        theirs, ours = (
+            f"{len(names)} classes ({', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''})"
+            for names in (known, classes)
+        )
+        raise UserError(f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: {way_out}")
+
+
 class Batch(NamedTuple):
     images: Tensor  # uint8, N x 3 x H x W, as it leaves the loader; float once it is on the device
     targets: Tensor  # int64, N

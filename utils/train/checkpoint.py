@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from utils import processes
+from utils.data.loading import refuse_other_classes
 from utils.errors import UserError
 from utils.files import as_user_error, whole_file
 from utils.train import official_checkpoint
@@ -131,16 +132,8 @@ def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> 
     model = getattr(content.get("args"), "model", state.args.model)
     if model != state.args.model:
         raise UserError(f"{source}: is of --model {model}, this run has --model {state.args.model}")
-    classes = content.get("classes")
-    if classes is not None and list(classes) != state.classes:
-        theirs, ours = (
-            f"{len(names)} classes ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-            for names in (classes, state.classes)
-        )
-        raise UserError(
-            f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: resume with the data of that "
-            "run, or start from its weights"
-        )
+    way_out = "resume with the data of that run, or start from its weights"
+    refuse_other_classes(source, content.get("classes"), state.classes, way_out)
 
 
 def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> None:

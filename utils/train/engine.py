@@ -6,7 +6,7 @@ Nothing waits for the device except at log points and before checkpoints.
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from utils.data.loading import Batch
 from utils.errors import UserError
 from utils.files import whole_file
 from utils.rng import derive
+from utils.setup import Machine
 from utils.stop import StopRequest
 from utils.train import checkpoint
 from utils.train.checkpoint import Progress, State
@@ -35,6 +36,7 @@ class Run:
     """The objects of a training run, made by the command."""
 
     args: argparse.Namespace
+    machine: Machine
     state: State
     method: Method
     step: TrainingStep
@@ -53,14 +55,17 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
     args, progress = run.args, run.state.progress
     steps = -(-len(batches) // args.grad_accum)
     batches.set_epoch(progress.epoch, start=progress.samples // processes.world_size())
-    meters = Meters(len(run.method.roles), run.on_device.device, progress.meters)
+    remaining = batches.remaining()
+    meters = Meters(len(run.method.roles), run.machine.device, progress.meters)
     watch = Watch(run, meters)
     run.log.start_epoch(progress.epoch, progress.step, steps)
     run.state.model.train()
-    for group in grouped(run.on_device(loader), args.grad_accum):
-        check_readable(group, args.on_corrupt, progress)
-        take_step(run, group, meters)
-        progress.samples += sum(len(batch.targets) for batch in group) * processes.world_size()
+    arriving = run.on_device(loader)
+    while remaining:
+        count = min(args.grad_accum, remaining)
+        take_step(run, itertools.islice(arriving, count), count, meters)
+        remaining -= count
+        progress.samples += count * batches.batch_size * processes.world_size()
         progress.step += 1
         if progress.step % args.print_freq == 0 or progress.step == steps:
             watch.report()
@@ -75,25 +80,8 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
     return not run.stop.answer
 
 
-def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """The batches of each optimizer step; the last step of an epoch may have fewer."""
-    remaining = iter(batches)
-    while group := list(itertools.islice(remaining, size)):
-        yield group
-
-
-def check_readable(batches: Sequence[Batch], on_corrupt: str, progress: Progress) -> None:
-    """Stop at an image that cannot be read, or count it."""
-    corrupt = [name for batch in batches for name in batch.corrupt]
-    if corrupt and (on_corrupt == "error" or any(len(batch.targets) == 0 for batch in batches)):
-        raise UserError(
-            f"cannot decode {corrupt[0]}: mend or remove the file, or train on without it by --on-corrupt skip"
-        )
-    progress.corrupt += len(corrupt)
-
-
-def take_step(run: Run, group: Sequence[Batch], meters: Meters) -> None:
-    """All passes of all batches, one reduction of the gradients, one step of the optimizer."""
+def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) -> None:
+    """All passes of `count` batches, one reduction of the gradients, one step of the optimizer."""
     args, state, progress = run.args, run.state, run.state.progress
     seed = derive(args.seed, progress.epoch, progress.step, processes.rank())
     torch.manual_seed(seed)  # dropout and stochastic depth: a resumed run draws what an uninterrupted one draws
@@ -103,15 +91,25 @@ def take_step(run: Run, group: Sequence[Batch], meters: Meters) -> None:
     state.optimizer.zero_grad(set_to_none=processes.world_size() == 1)
 
     def backward(loss: Tensor) -> None:
-        loss = loss / len(group)
+        loss = loss / count
         (state.scaler.scale(loss) if state.scaler else loss).backward()
 
-    for number, batch in enumerate(group):
+    for number, batch in enumerate(batches, start=1):
+        check_readable(batch, args.on_corrupt, progress)
         images, targets = run.mix(batch.images, batch.targets, generator)
-        meters.add(run.step(passes, images, targets, backward, reduce=number == len(group) - 1), targets)
+        meters.add(run.step(passes, images, targets, backward, reduce=number == count), targets)
     update_weights(state, args.clip_grad_norm)
     if state.ema:
         state.ema.update(state.model, progress.step, warming_up=progress.epoch < args.lr_warmup_epochs)
+
+
+def check_readable(batch: Batch, on_corrupt: str, progress: Progress) -> None:
+    """Stop at an image that cannot be read, or count it."""
+    if batch.corrupt and (on_corrupt == "error" or len(batch.targets) == 0):
+        raise UserError(
+            f"cannot decode {batch.corrupt[0]}: mend or remove the file, or train on without it by --on-corrupt skip"
+        )
+    progress.corrupt += len(batch.corrupt)
 
 
 def update_weights(state: State, clip: float | None) -> None:

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import presets
 import sampler
 import transforms
-from utils import processes, setup
-from utils.data.device import OnDevice
+from utils import processes
 from utils.data.loading import Data, eval_loader, start_workers, train_loader
 from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
+from utils.setup import Machine
 from utils.stop import StopRequest, exit_code
 from utils.train import checkpoint, engine, log, optim
 from utils.train.passes import Method
@@ -62,21 +61,19 @@ class Reader:
 
 
 def make_run(
-    args: argparse.Namespace, device: torch.device, classes: list[str], model: nn.Module, method: Method, reader: Reader
+    args: argparse.Namespace, machine: Machine, classes: list[str], model: nn.Module, method: Method, reader: Reader
 ) -> engine.Run:
     """Everything a training run consists of, continued where it is to be."""
-    precision = setup.precision_of(args.amp, args.amp_dtype, device)
-    layout = setup.layout_of(model, args.channels_last)
-    model.to(device=device, memory_format=layout)
+    on_device = machine.place(model, args.channels_last)
     if args.sync_bn:
-        model = with_sync_bn(model, device)
+        model = with_sync_bn(model, machine.device)
     optimizer = optim.build_optimizer(model, args)
     state = checkpoint.State(
         model=model,
         optimizer=optimizer,
         scheduler=optim.build_scheduler(optimizer, args),
         ema=optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None,
-        scaler=torch.amp.GradScaler(device.type) if precision == "fp16" else None,
+        scaler=torch.amp.GradScaler(machine.device.type) if machine.precision == "fp16" else None,
         progress=checkpoint.Progress(epoch=args.start_epoch),
         args=args,
         classes=classes,
@@ -85,13 +82,13 @@ def make_run(
     if args.torch_compile:
         model.compile()
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-    autocast = setup.autocast_of(precision, device)
     return engine.Run(
         args=args,
+        machine=machine,
         state=state,
         method=method,
-        step=TrainingStep(share_gradients(model), criterion, method.distance, autocast),
-        on_device=OnDevice(device, presets.ToFloat(memory_format=layout)),
+        step=TrainingStep(share_gradients(model), criterion, method.distance, machine.autocast),
+        on_device=on_device,
         mix=transforms.BatchMix(len(classes), args.mixup_alpha, args.cutmix_alpha),
         log=log.Log(Path(args.output_dir), args.tensorboard),
         stop=StopRequest(),
@@ -136,7 +133,7 @@ def _load(reader: Reader, source: str, model: nn.Module, state: dict) -> None:
 
 def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     """Train to the end, or until a signal asks to stop. Returns the command's exit code."""
-    processes.on_main(lambda: log.write_run_file(run.folder, run.args, run.on_device.device))
+    processes.on_main(lambda: log.write_run_file(run.folder, run.args, run.machine.device))
     state, progress = run.state, run.state.progress
     logger.info(_opening_line(run, data, loaders.batches))
     results: dict[str, Result] = {}
@@ -157,7 +154,7 @@ def _test(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     model = run.state.ema.module if run.state.ema else run.state.model
     processes.broadcast_buffers(model)
     tested: dict[str, Hashable] = run.method.tested
-    found = evaluate(model, loader, list(tested.values()), run.on_device, run.step.autocast, run.args.on_corrupt)
+    found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
     results = {name: found[subnet] for name, subnet in tested.items()}
     for name, result in results.items():
         logger.info("Test: %s%s %s", "EMA " if run.state.ema else "", name, result)
@@ -185,13 +182,12 @@ def _opening_line(run: engine.Run, data: Data, batches: sampler.TrainBatches) ->
     args, model = run.args, run.state.model
     parameters = sum(p.numel() for p in model.parameters())
     names = ", ".join(f"{name} {model.name(subnet)}" for name, subnet in run.method.tested.items())
-    device = run.on_device.device
-    precision = setup.precision_of(args.amp, args.amp_dtype, device)
+    steps = -(-len(batches) // args.grad_accum)
     return (
         f"Training {args.model} ({parameters / 1e6:.2f} M parameters, {len(model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {processes.world_size()} process(es) "
-        f"on {device}, {precision}, batch {args.batch_size} x {args.grad_accum * processes.world_size()}, "
-        f"{-(-len(batches) // args.grad_accum)} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
+        f"on {run.machine.device}, {run.machine.precision}, batch {args.batch_size} x {args.grad_accum * processes.world_size()}, "
+        f"{steps} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
     )
 
 
