@@ -1,5 +1,6 @@
 """Loader workers: started early, ended by their main process alone, and never with more than /dev/shm can hold."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -74,8 +75,8 @@ def program():
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a failed test's workers too
         process.communicate()
 
 
