@@ -80,9 +80,11 @@ def stop(folder: str) -> int:
 
 def fail_amid_loading() -> int:
     """A bug while loader workers, which ignore SIGTERM, wait for work."""
-    from utils.data.loading import _leave_signals_alone
 
-    workers = {"num_workers": 2, "persistent_workers": True, "worker_init_fn": _leave_signals_alone}
+    def ignore_the_signal(_worker: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    workers = {"num_workers": 2, "persistent_workers": True, "worker_init_fn": ignore_the_signal}
     for _batch in DataLoader(range(100), multiprocessing_context="fork", **workers):
         raise KeyError("a bug")
     return 0
