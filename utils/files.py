@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,5 +33,21 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """`other` becomes a second name of the file `path`, or where the file system has no links, a copy of it."""
+    temporary = other.with_name(f".{other.name}.tmp")
+    try:
+        with as_user_error(other, f"cannot be written; {path} is whole"):
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, other)
+    finally:  # it is still there after an error, and where both were one file already
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

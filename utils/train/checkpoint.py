@@ -8,10 +8,7 @@ checkpoint ends with the bits of one that was never interrupted; on a GPU, whose
 """
 
 import argparse
-import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +20,7 @@ from torch import nn
 from utils import processes
 from utils.data.loading import refuse_other_classes
 from utils.errors import UserError
-from utils.files import as_user_error, whole_file
+from utils.files import as_user_error, link_or_copy, whole_file
 from utils.train import official_checkpoint
 from utils.train.optim import MovingAverage, group_names
 
@@ -92,10 +89,11 @@ class State:
             if averaged is None:
                 log.warning("%s has no moving average: --model-ema starts it anew from its weights", source)
                 averaged = {**self.model.state_dict(), "n_averaged": torch.tensor(0)}
+            weights = {
+                name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"
+            }
+            load_model(self.ema.module, weights)
             self.ema.n_averaged.copy_(averaged["n_averaged"])
-            load_model(
-                self.ema.module, {k.removeprefix("module."): v for k, v in averaged.items() if k != "n_averaged"}
-            )
         if self.scaler and content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         try:
@@ -175,22 +173,6 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
             f"{newest}: cannot be written ({reason}); the last checkpoint is still there: make room, then continue "
             "with --resume auto"
         ) from None
-
-
-def link_or_copy(path: Path, other: Path) -> None:
-    """`other` becomes a second name of the file `path`, or where the file system has no links, a copy of it."""
-    temporary = other.with_name(f".{other.name}.tmp")
-    try:
-        with as_user_error(other, f"cannot be written; {path} is whole"):
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            os.replace(temporary, other)
-    finally:  # it is still there after an error, and where both were one file already
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def keep_epoch(folder: Path, epoch: int, epochs: int, best: bool) -> None:

@@ -14,14 +14,9 @@ def in_our_layout(content: Mapping[str, Any], group_of: Mapping[str, str]) -> di
     """`content` as this run would have written it; `group_of` names the group of each of its parameters."""
     saved = content["optimizer"]
     ours = names_by_group(group_of)
-    # The official code leaves `pos_embedding` in the group without a decay of its own.
-    theirs = names_by_group(
-        {
-            name: "other" if group_of[name] == "pos_embedding" else group_of[name]
-            for name in content["model"]
-            if name in group_of
-        }
-    )
+    their_group_of = {name: group_of[name] for name in content["model"] if name in group_of}
+    their_group_of |= {name: "other" for name, group in group_of.items() if group == "pos_embedding"}  # has none there
+    theirs = names_by_group(their_group_of)
     if [len(names) for names in theirs.values()] != [len(group["params"]) for group in saved["param_groups"]]:
         raise ValueError("its parameter groups are others")
 

@@ -14,14 +14,7 @@ from torch.optim import lr_scheduler as schedules
 
 log = logging.getLogger(__name__)
 
-NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LocalResponseNorm,
-    nn.RMSNorm,
-)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first: of batch and instance
 # Embeddings of transformers by parameter name, in the order of their groups.
 EMBEDDINGS = ("class_token", "pos_embedding", "position_embedding", "relative_position_bias_table")
 
@@ -33,17 +26,15 @@ def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:
     state does not depend on what else is trained.
     """
     groups = {}
-    for prefix, module in model.named_modules():
-        for name, _ in module.named_parameters(recurse=False):
-            if name == "bias" and args.bias_weight_decay is not None:
-                group = "bias"
-            elif name in EMBEDDINGS and args.transformer_embedding_decay is not None:
-                group = name
-            elif isinstance(module, NORMS) and args.norm_weight_decay is not None:
-                group = "norm"
-            else:
-                group = "other"
-            groups[f"{prefix}.{name}" if prefix else name] = group
+    for name, _ in model.named_parameters():
+        owner, _, own_name = name.rpartition(".")
+        groups[name] = "other"
+        if own_name == "bias" and args.bias_weight_decay is not None:
+            groups[name] = "bias"
+        elif own_name in EMBEDDINGS and args.transformer_embedding_decay is not None:
+            groups[name] = own_name
+        elif isinstance(model.get_submodule(owner), NORMS) and args.norm_weight_decay is not None:
+            groups[name] = "norm"
     return groups
 
 
@@ -57,13 +48,10 @@ def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.O
     """The optimizer that --opt names, updating all parameters in one fused kernel where it has one."""
     decay = {"other": args.weight_decay, "norm": args.norm_weight_decay, "bias": args.bias_weight_decay}
     parameters = dict(model.named_parameters())
-    groups = [
-        {
-            "params": [parameters[name] for name in names],
-            "weight_decay": decay.get(group, args.transformer_embedding_decay),
-        }
-        for group, names in names_by_group(group_names(model, args)).items()
-    ]
+    groups = []
+    for group, names in names_by_group(group_names(model, args)).items():
+        own_decay = decay.get(group, args.transformer_embedding_decay)
+        groups.append({"params": [parameters[name] for name in names], "weight_decay": own_decay})
     common = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.opt == "adamw":
         optimizer = torch.optim.AdamW(groups, fused=True, **common)
@@ -112,13 +100,11 @@ def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) 
         main = schedules.ExponentialLR(optimizer, gamma=args.lr_gamma)
     if not args.lr_warmup_epochs:
         return main
-    factor, epochs = args.lr_warmup_decay, args.lr_warmup_epochs
+    epochs = args.lr_warmup_epochs
     if epochs >= args.epochs:
         log.warning("--lr-warmup-epochs %d: the run of %d epochs ends in its warm-up", epochs, args.epochs)
-    if args.lr_warmup_method == "linear":
-        warmup = schedules.LinearLR(optimizer, start_factor=factor, total_iters=epochs)
-    else:
-        warmup = schedules.ConstantLR(optimizer, factor=factor, total_iters=epochs)
+    kind = schedules.LinearLR if args.lr_warmup_method == "linear" else schedules.ConstantLR
+    warmup = kind(optimizer, args.lr_warmup_decay, total_iters=epochs)
     return schedules.SequentialLR(optimizer, [warmup, main], milestones=[epochs])
 
 

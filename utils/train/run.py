@@ -182,12 +182,13 @@ def _opening_line(run: engine.Run, data: Data, batches: sampler.TrainBatches) ->
     args, model, machine = run.args, run.state.model, run.machine
     parameters = sum(p.numel() for p in model.parameters())
     names = ", ".join(f"{name} {model.name(subnet)}" for name, subnet in run.method.tested.items())
+    size = f"{args.batch_size} x {args.grad_accum * processes.world_size()}"
     steps = -(-len(batches) // args.grad_accum)
     return (
         f"Training {args.model} ({parameters / 1e6:.2f} M parameters, {len(model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {processes.world_size()} process(es) "
-        f"on {machine.device}, {machine.precision}, batch {args.batch_size} x "
-        f"{args.grad_accum * processes.world_size()}, {steps} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
+        f"on {machine.device}, {machine.precision}, batch {size}, "
+        f"{steps} steps per epoch, epochs {run.state.progress.epoch} to {args.epochs - 1}"
     )
 
 
