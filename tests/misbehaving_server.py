@@ -112,6 +112,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.head(Content_Type="application/octet-stream", Content_Length=5)
         self.wfile.write(b"sorry")
 
+    def another_part(self):
+        """Content-Range of bytes that nobody asked for."""
+        self.head(206, Content_Range="bytes 500-504/1000", Content_Length=5)
+        self.wfile.write(b"sorry")
+
     def missing(self):
         self.send_error(404)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms.functional import InterpolationMode
 
 import models
 from models import WeightsError
 from models.download import Remote, download
-from models.skip import parse_skips
 from models.zoo import RELEASED, ResNet50_ADN_Weights, Swin_T_ADN_Weights, preprocessing, published, weights_file
 from tests.misbehaving_server import serving
 
@@ -40,6 +40,12 @@ def body() -> bytes:
 def server(body):
     with serving(body) as server:
         yield server
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "hub" / "checkpoints"
 
 
 def remote(server, way: str, folder: Path, **known) -> Remote:
@@ -91,6 +97,7 @@ def test_a_redirect_is_followed_and_keeps_its_range(server, body, tmp_path):
         ("forbidden", "the server answered 403"),
         ("always_cut", "the connection ended early, 4 times in a row"),
         ("cut_without_length", "what the server sent is cut off"),
+        ("another_part", "the connection ended early, 4 times in a row"),
     ],
 )
 def test_a_refusal_says_why_and_how_to_do_it_by_hand(server, tmp_path, way, reason):
@@ -153,12 +160,19 @@ download(Remote(sys.argv[1], Path(sys.argv[2]), "page"))
 """
 
 
+def start(script: str, *arguments: object, **pipes: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, **pipes)
+
+
 def test_one_process_fetches_while_others_wait_and_then_continue_what_a_killed_one_began(server, body, tmp_path):
     file = remote(server, "slow", tmp_path)
-    command = [sys.executable, "-c", FETCH, file.url, str(file.target)]
-    processes = [subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})]
-    wait_until(lambda: file.partial.exists() and file.partial.stat().st_size > 0)
-    processes += [subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    processes = [start(FETCH, file.url, file.target)]
+    end = time.monotonic() + 60
+    while not file.arrived():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    processes += [start(FETCH, file.url, file.target) for _ in range(2)]
     processes[0].send_signal(signal.SIGKILL)
     assert [process.wait(60) for process in processes] == [-signal.SIGKILL, 0, 0]
     assert_whole(file, body)
@@ -167,20 +181,50 @@ def test_one_process_fetches_while_others_wait_and_then_continue_what_a_killed_o
     assert int(re.fullmatch(r"bytes=(\d+)-", second)[1]) > 0
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+PLAIN = """
+import sys
+from torchvision.models import Weights, WeightsEnum
+import models
+class Plain(WeightsEnum):
+    V1 = Weights(url=sys.argv[1], transforms=None, meta={})
+model = models.resnet20(num_classes=7, width=8)
+print("ready", flush=True)
+input()
+models.load_plain(model, Plain.V1)
+print(sum(float(value.double().sum()) for value in model.view().state_dict().values()))
+"""
+
+
+def test_torchvision_s_weights_are_fetched_by_one_process_of_a_machine(cache):
+    plain = models.resnet20(num_classes=7, width=8).view().state_dict()
+    body = saved(plain)
+    with serving(body) as server:
+        url = server.address(f"slow/plain-{hashlib.sha256(body).hexdigest()[:8]}.pth")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes = [start(PLAIN, url, **pipes) for _ in range(2)]
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        printed = [process.communicate(timeout=60)[0] for process in processes]
+        assert server.requests == [("slow", None)]
+    expected = sum(float(value.double().sum()) for value in plain.values())
+    assert [float(text.splitlines()[-1]) for text in printed] == [expected] * 2
+
+
+@pytest.mark.parametrize(("name", "reason"), [("missing/x.pth", "404"), ("good/x-00000000.pth", "invalid hash")])
+def test_torchvision_s_weights_that_cannot_be_had_say_why_and_how_to_do_it_by_hand(server, cache, name, reason):
+    class Plain(WeightsEnum):
+        V1 = Weights(url=server.address(name), transforms=None, meta={})
+
+    with pytest.raises(WeightsError, match=reason) as caught:
+        models.load_plain(models.resnet20(), Plain.V1)
+    place = cache / Path(name).name
+    assert str(caught.value).endswith(f"; open {Plain.V1.url} and save the file as {place}")
+    assert not place.exists()
 
 
 # --- what `--weights` means
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "hub" / "checkpoints"
 
 
 def test_a_name_is_fetched_once_into_the_hub_cache_from_a_mirror(server, body, cache):
@@ -230,7 +274,7 @@ def test_an_entry_says_what_its_network_is(name):
     assert sum(p.numel() for p in model.parameters()) == meta["num_params"]
     assert len(meta["categories"]) == 1000
     for subnet, figures in meta["subnets"].items():
-        cost = models.cost(model, parse_skips([subnet], model.num_skippable_stages)[0])
+        cost = model.cost(model.parse(subnet))
         # the authors count norms and activations too; TTTTT of MobileNetV2 is rounded from 0.205 + those
         assert cost.macs / 1e9 == pytest.approx(figures["gmacs"], rel=0.08)
     image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
