@@ -67,28 +67,25 @@ class Remote:
 
 def download(remote: Remote) -> Path:
     """Fetch the file unless it is there already; `remote.target`."""
-    if not remote.target.exists():
-        if not remote.url.startswith(("http://", "https://")):
-            raise remote.refuse(f"{remote.url!r} is no http or https address")
-        try:
-            with one_at_a_time(remote.target):
-                if not remote.target.exists():
-                    _fetch(remote)
-        except OSError as error:
-            raise remote.refuse(f"{error.filename or remote.partial}: {error.strerror or error}") from error
+    try:
+        with one_at_a_time(remote.target):
+            if not remote.target.exists():
+                _fetch(remote)
+    except OSError as error:
+        raise remote.refuse(f"{error.filename or remote.partial}: {error.strerror or error}") from error
     return remote.target
 
 
 @contextlib.contextmanager
 def one_at_a_time(target: Path) -> Iterator[None]:
-    """Of a machine's processes that want a file, one at a time. The lock goes with its process, however that ends."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":  # has no such lock: each process fetches for itself
+    """Of a machine's processes, one at a time may look for a file and make it. A lock goes with its process."""
+    if target.exists() or sys.platform == "win32":  # which has no such lock: each process fetches for itself
         yield
         return
     import fcntl
 
     log.info("fetching %s, unless another process does: then waiting for it", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_name(target.name + ".lock"), "a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -116,6 +113,8 @@ def defect(path: Path, size: int | None = None, sha256: str | None = None) -> st
 
 def _fetch(remote: Remote) -> None:
     """Ask until the partial file is complete, then check it and give it its name."""
+    if not remote.url.startswith(("http://", "https://")):
+        raise remote.refuse(f"{remote.url!r} is no http or https address")
     failures, most = 0, remote.arrived()
     while True:
         try:

@@ -4,7 +4,6 @@
 into torch.hub's cache. Accuracies and GMACs per sub-network are those that the authors publish (ILSVRC-2012, val).
 """
 
-import contextlib
 import urllib.parse
 from collections.abc import Mapping
 from functools import partial
@@ -161,7 +160,7 @@ def _fetched(weights: WeightsEnum, progress: bool) -> Mapping[str, Tensor]:
         return weights.get_state_dict()
     path = _cached(Path(urllib.parse.urlsplit(weights.url).path).name)
     try:
-        with contextlib.nullcontext() if path.exists() else one_at_a_time(path):
+        with one_at_a_time(path):
             return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
