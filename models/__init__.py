@@ -13,7 +13,8 @@ from . import zoo
 from .adaptive import AdaptiveDepth
 from .registry import MODELS, build
 from .subnet import Cost
-from .weights import WeightsError, load_plain, load_state, model_state, num_classes, read_checkpoint
+from .weights import WeightsError, load_state, model_state, num_classes, read_checkpoint
+from .zoo import load_plain
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")

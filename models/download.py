@@ -1,8 +1,8 @@
 """One file of weights from the network: whole under its name, or not there at all.
 
-The bytes go to `NAME.partial`, which a later attempt continues; only a file that passed every check gets its name. A
-file lock makes one process of a machine fetch while the others wait for it, under torchrun or without. Any refusal is a
-WeightsError that names the address to open by hand and the place to put the file.
+The bytes go to `NAME.partial`, which a later attempt continues; only a file that passed every check gets its name. One
+process of a machine fetches while the others wait for it, under torchrun or without. Any refusal is a WeightsError that
+names the address to open by hand and the place to put the file.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -34,7 +35,7 @@ DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Ti
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a server that may think again
 
 
-@dataclass(frozen=True)
+@dataclass
 class Remote:
     """A file to fetch: where from, where to, and what is known of it."""
 
@@ -46,14 +47,16 @@ class Remote:
     timeout: float = 30.0  # seconds without a byte
     pause: float = 1.0  # seconds before the second attempt, more before later ones
 
-    @property
-    def partial(self) -> Path:
-        return self.target.with_name(self.target.name + ".partial")
+    def __post_init__(self) -> None:
+        self.partial = self.target.with_name(self.target.name + ".partial")
+        self.note = self.target.with_name(self.target.name + ".partial.json")  # what the server said when it was begun
 
-    @property
-    def note(self) -> Path:
-        """What the server said of the file when the partial one was begun."""
-        return self.target.with_name(self.target.name + ".partial.json")
+    def arrived(self) -> int:
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def forget_partial(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
     def refuse(self, reason: object) -> WeightsError:
         return WeightsError(
@@ -64,50 +67,55 @@ class Remote:
 
 def download(remote: Remote) -> Path:
     """Fetch the file unless it is there already; `remote.target`."""
-    if not remote.target.exists():
-        if not remote.url.startswith(("http://", "https://")):
-            raise remote.refuse(f"{remote.url!r} is no http or https address")
-        try:
-            remote.target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(remote.target):
-                if not remote.target.exists():
-                    _fetch(remote)
-        except OSError as error:
-            raise remote.refuse(f"{error.filename or remote.partial}: {error.strerror or error}") from error
+    try:
+        with one_at_a_time(remote.target):
+            if not remote.target.exists():
+                _fetch(remote)
+    except OSError as error:
+        raise remote.refuse(f"{error.filename or remote.partial}: {error.strerror or error}") from error
     return remote.target
 
 
-def check_kind(path: Path) -> None:
-    """A WeightsError if the file cannot be a checkpoint at all: empty, a web page, cut off."""
+@contextlib.contextmanager
+def one_at_a_time(target: Path) -> Iterator[None]:
+    """Of a machine's processes, one at a time may look for a file and make it. A lock goes with its process."""
+    if target.exists() or sys.platform == "win32":  # which has no such lock: each process fetches for itself
+        yield
+        return
+    import fcntl
+
+    log.info("fetching %s, unless another process does: then waiting for it", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(target.name + ".lock"), "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def defect(path: Path, size: int | None = None, sha256: str | None = None) -> str | None:
+    """Why this cannot be the file of weights that is wanted; None where it can."""
     with open(path, "rb") as file:
         head = file.read(512)
+        digest = hashlib.sha256(head)
+        while sha256 and (chunk := file.read(CHUNK)):
+            digest.update(chunk)
     if not head:
-        raise WeightsError(f"{path} is empty")
+        return "is empty"
     if head.lstrip().startswith(b"<"):
-        raise WeightsError(f"{path} is a web page, not a file of weights")
+        return "is a web page, not a file of weights"
     if not head.startswith((b"PK", b"\x80")):
-        raise WeightsError(f"{path} is not a file that torch.save wrote")
+        return "is not a file that torch.save wrote"
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path} is cut off")
-
-
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with its process, however that ends."""
-    import fcntl  # not on Windows, where the rest of the zoo still works
-
-    with open(target.with_name(target.name + ".lock"), "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that fetches %s", target)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        return "is cut off"
+    if size not in (None, path.stat().st_size):
+        return f"has {path.stat().st_size} bytes, the file should have {size}"
+    return f"is another file: its sha256 is not {sha256}" if sha256 not in (None, digest.hexdigest()) else None
 
 
 def _fetch(remote: Remote) -> None:
     """Ask until the partial file is complete, then check it and give it its name."""
-    failures, most = 0, _size(remote.partial)
+    if not remote.url.startswith(("http://", "https://")):
+        raise remote.refuse(f"{remote.url!r} is no http or https address")
+    failures, most = 0, remote.arrived()
     while True:
         try:
             if _transfer(remote):
@@ -116,117 +124,61 @@ def _fetch(remote: Remote) -> None:
         except urllib.error.HTTPError as error:
             reason = f"the server answered {error.code} {error.reason}"
             if error.code == 416:  # what is there is no beginning of what the server has now
-                _drop(remote)
+                remote.forget_partial()
             elif error.code not in PASSING:
                 raise remote.refuse(reason) from error
         except DROPPED as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
             if isinstance(reason, socket.gaierror):
-                raise remote.refuse(
-                    f"no connection to {urllib.parse.urlsplit(remote.url).hostname} ({reason})"
-                ) from error
-        size = _size(remote.partial)
-        failures, most = (1, size) if size > most else (failures + 1, most)
+                host = urllib.parse.urlsplit(remote.url).hostname
+                raise remote.refuse(f"no connection to {host} ({reason})") from error
+        failures, most = (1, remote.arrived()) if remote.arrived() > most else (failures + 1, most)
         if failures >= ATTEMPTS:
             raise remote.refuse(f"{reason}, {ATTEMPTS} times in a row")
         time.sleep(remote.pause * failures)
-    _finish(remote)
 
-
-def _transfer(remote: Remote) -> bool:
-    """One request, continuing the partial file where the server agrees; True when nothing is missing any more."""
-    have, note = _begun(remote)
-    if have and have == note["total"]:
-        return True
-    headers = {"User-Agent": "adaptive-depth", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if note["validator"]:
-            headers["If-Range"] = note["validator"]
-    with urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=remote.timeout) as answer:
-        start, total = _offer(remote, answer)
-        if start and (start != have or total != note["total"]):
-            _drop(remote)
-            return False
-        if not start:
-            _begin(remote, answer, total)
-        with (
-            open(remote.partial, "ab" if start else "wb") as out,
-            tqdm(desc=remote.target.name, total=total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            while chunk := answer.read1(CHUNK):
-                out.write(chunk)
-                bar.update(len(chunk))
-    return total is None or _size(remote.partial) == total
-
-
-def _offer(remote: Remote, answer: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """First byte and whole size of what the server is about to send; refuses a web page and a wrong size."""
-    if answer.headers.get_content_type() == "text/html":
-        raise remote.refuse("the server sent a web page instead of the file")
-    length = answer.headers.get("Content-Length")
-    start, total = 0, int(length) if length else None
-    if answer.status == 206:
-        span, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        start, total = int(span.split("-")[0] or 0), int(whole) if whole.isdigit() else None
-    if remote.size is not None and total is not None and total != remote.size:
-        raise remote.refuse(f"the server has {total} bytes, the file should have {remote.size}")
-    return start, total
-
-
-def _begun(remote: Remote) -> tuple[int, dict]:
-    """Size of the partial file and what was noted of it; (0, {}) when it is of another address or unknown."""
-    try:
-        note = json.loads(remote.note.read_text())
-    except (FileNotFoundError, ValueError):
-        note = {}
-    if note.get("url") != remote.url:
-        _drop(remote)
-        return 0, {}
-    return _size(remote.partial), note
-
-
-def _begin(remote: Remote, answer: http.client.HTTPResponse, total: int | None) -> None:
-    """Start anew: note what tells this version of the file from another, for If-Range (a weak ETag would not do)."""
-    _drop(remote)
-    etag = answer.headers.get("ETag", "")
-    validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
-    remote.note.write_text(json.dumps({"url": remote.url, "validator": validator, "total": total}))
-
-
-def _finish(remote: Remote) -> None:
-    """Check the complete file; give it its name, or remove it."""
-    reason = None
-    size = _size(remote.partial)
-    try:
-        check_kind(remote.partial)
-    except WeightsError as error:
-        reason = str(error).replace(str(remote.partial), "what the server sent")
-    if reason is None and remote.size not in (None, size):
-        reason = f"{size} bytes came, the file should have {remote.size}"
-    if reason is None and remote.sha256 is not None and _sha256(remote.partial) != remote.sha256:
-        reason = f"its sha256 is not {remote.sha256}"
-    if reason is not None:
-        _drop(remote)
-        raise remote.refuse(reason)
+    if what := defect(remote.partial, remote.size, remote.sha256):
+        remote.forget_partial()
+        raise remote.refuse(f"what the server sent {what}")
     with open(remote.partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(remote.partial, remote.target)
     remote.note.unlink(missing_ok=True)
 
 
-def _drop(remote: Remote) -> None:
-    remote.partial.unlink(missing_ok=True)
-    remote.note.unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _transfer(remote: Remote) -> bool:
+    """One request, continuing the partial file where the server agrees; True when nothing is missing any more."""
+    try:
+        note = json.loads(remote.note.read_text())
+    except (FileNotFoundError, ValueError):
+        note = {}
+    known = note.get("url") == remote.url and note["total"]
+    have, total = (remote.arrived(), note["total"]) if known else (0, None)
+    if have and have == total:
+        return True
+    request = urllib.request.Request(remote.url, headers={"User-Agent": "adaptive-depth"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if note["validator"]:
+            request.add_header("If-Range", note["validator"])
+    with urllib.request.urlopen(request, timeout=remote.timeout) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise remote.refuse("the server sent a web page instead of the file")
+        if answer.status != 206:
+            have, total = 0, int(answer.headers.get("Content-Length", 0)) or None
+        elif not have or answer.headers.get("Content-Range") != f"bytes {have}-{total - 1}/{total}":
+            remote.forget_partial()
+            return False
+        if None not in (remote.size, total) and total != remote.size:
+            raise remote.refuse(f"the server has {total} bytes, the file should have {remote.size}")
+        if not have:  # note what tells this version of the file from another; for If-Range a weak ETag does not
+            remote.forget_partial()
+            etag = answer.headers.get("ETag", "")
+            validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
+            remote.note.write_text(json.dumps({"url": remote.url, "validator": validator, "total": total}))
+        bar = tqdm(desc=remote.target.name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
+        with open(remote.partial, "ab") as out, bar:
+            while chunk := answer.read1(CHUNK):
+                out.write(chunk)
+                bar.update(len(chunk))
+    return total in (None, remote.arrived())

@@ -7,7 +7,7 @@ from typing import Any
 from torchvision.models import WeightsEnum
 
 from .adaptive import AdaptiveDepth
-from .weights import load_plain
+from .zoo import load_plain
 
 MODELS: dict[str, Callable[..., AdaptiveDepth]] = {}
 

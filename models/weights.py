@@ -1,4 +1,4 @@
-"""Weights: reading files without running anything in them, strict loading, and starting from an ordinary network."""
+"""Weights: files read without running anything in them, and state dicts that fit exactly or are refused."""
 
 import argparse
 import pickle
@@ -9,11 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
-from .adaptive import AdaptiveDepth, twins
-
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and averaged models; of torch.compile
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and averages; of torch.compile
 LINES = 8  # of each kind in a report
 
 
@@ -48,21 +45,15 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = 
 
     With `ema` the averaged weights of a checkpoint; a plain state dict is what it is.
     """
-    if "model" in checkpoint and isinstance(checkpoint["model"], Mapping):
+    if isinstance(checkpoint.get("model"), Mapping):
         name = "model_ema" if ema else "model"
         if name not in checkpoint:
             raise WeightsError(f"{source}: has no averaged weights ('model_ema'); leave out --model-ema to use 'model'")
         checkpoint = checkpoint[name]
-    state = {_bare(name): value for name, value in checkpoint.items() if name != "n_averaged"}
+    state = {WRAPPERS.sub("", name): value for name, value in checkpoint.items() if name != "n_averaged"}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{source}: neither a state dict nor a checkpoint with one under 'model'")
     return state
-
-
-def _bare(name: str) -> str:
-    while name.startswith(PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
 
 
 def num_classes(state: Mapping[str, Tensor]) -> int:
@@ -73,67 +64,27 @@ def num_classes(state: Mapping[str, Tensor]) -> int:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
     """Load a state dict that fits exactly, or change nothing and say what does not fit."""
     own = model.state_dict()
-    kinds = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": [
-            f"{name}: {list(state[name].shape)} in the file, {list(own[name].shape)} in the model"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ],
-    }
-    if any(kinds.values()):
-        counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
-        raise WeightsError(
-            f"{source}: does not fit {type(model).__name__}: of its tensors are {counts}. {_hint(kinds)}"
-            + _report(kinds)
-        )
-    model.load_state_dict(state)
-
-
-def _hint(kinds: Mapping[str, list[str]]) -> str:
-    missing = kinds["missing"]
-    if missing and all("_skip." in name for name in missing) and not kinds["unexpected"]:
-        return "Only skip norms are missing: ordinary weights start a training by --init-from (load_plain)"
-    if any("fc." in line or "head" in line or "classifier" in line for line in kinds["of another shape"]):
-        return "The classifier differs: the weights are for another number of classes"
-    return "Use the model, and the settings of it, that the weights were made with"
-
-
-def _report(kinds: Mapping[str, list[str]]) -> str:
-    lines = []
-    for kind, names in kinds.items():
-        lines += [f"\n  {kind}: {name}" for name in names[:LINES]]
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    reshaped = [
+        f"{name}: {list(state[name].shape)} in the file, {list(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if not any(misfits.values()):
+        model.load_state_dict(state)
+        return
+    if missing and not unexpected and all("_skip." in name for name in missing):
+        hint = "Only skip norms are missing: ordinary weights start a training by --init-from (load_plain)"
+    elif any(part in line for line in reshaped for part in ("fc.", "head", "classifier")):
+        hint = "The classifier differs: the weights are for another number of classes"
+    else:
+        hint = "Use the model, and the settings of it, that the weights were made with"
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in misfits.items() if names)
+    lines = [f"{source}: does not fit {type(model).__name__}: of its tensors are {counts}. {hint}"]
+    for kind, names in misfits.items():
+        lines += [f"  {kind}: {name}" for name in names[:LINES]]
         if len(names) > LINES:
-            lines.append(f"\n  {kind}: … and {len(names) - LINES} more")
-    return "".join(lines)
-
-
-def load_plain(
-    model: AdaptiveDepth, weights: Mapping[str, Tensor] | WeightsEnum, *, new_head: bool = False, progress: bool = True
-) -> list[str]:
-    """Start from an ordinary network: its weights become the super-net's, each skip norm a copy of its twin.
-
-    Weights that already hold skip norms are loaded as they are. With `new_head`, a classifier for another number of
-    classes stays as the model has it. Returns the names of what was left so.
-    """
-    source = f"{type(weights).__name__}.{weights.name}" if isinstance(weights, WeightsEnum) else "state dict"
-    state = weights.get_state_dict(progress=progress, check_hash=True) if isinstance(weights, WeightsEnum) else weights
-    state = dict(model_state(state, source=source))
-    adaptive = any("_skip." in name for name in state)
-    target = model if adaptive else model.view(model.super_net)
-    own = target.state_dict()
-    kept = [name for name in state if new_head and name in own and state[name].shape != own[name].shape]
-    kept = [name for name in kept if own[name].shape[1:] == state[name].shape[1:]]
-    state.update({name: own[name].clone() for name in kept})
-    load_state(target, state, source)
-    if not adaptive:
-        copy_norms_to_twins(model)
-    return kept
-
-
-def copy_norms_to_twins(model: nn.Module) -> None:
-    """Every skip norm becomes a copy of the norm that it stands in for."""
-    for module in model.modules():
-        for name, twin in twins(module).items():
-            twin.load_state_dict(getattr(module, name).state_dict())
+            lines.append(f"  {kind}: … and {len(names) - LINES} more")
+    raise WeightsError("\n".join(lines))

@@ -1,10 +1,9 @@
-"""The weights that the authors released, in torchvision's conventions, and where on this machine their files are.
+"""Weights by name: those that the authors released, and torchvision's, from which a network can start.
 
 `--weights resnet50_adn` and `models.resnet50(weights=ResNet50_ADN_Weights.V1)` name the same file. It is fetched once,
 into torch.hub's cache. Accuracies and GMACs per sub-network are those that the authors publish (ILSVRC-2012, val).
 """
 
-import os
 import urllib.parse
 from collections.abc import Mapping
 from functools import partial
@@ -17,112 +16,77 @@ from torchvision.models import ResNet50_Weights, Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
-from .download import Remote, check_kind, download
-from .weights import WeightsError, model_state, read_checkpoint
+from .adaptive import AdaptiveDepth, twins
+from .download import Remote, defect, download, one_at_a_time
+from .weights import WeightsError, load_state, model_state, read_checkpoint
 
-RECIPES = "https://github.com/wchkang/depth#training-and-evaluation-on-imagenet"
 IMAGENET_CLASSES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
 
 
 class AdaptiveWeights(WeightsEnum):
     """Released weights of an adaptive network: torchvision's enum, with a download that survives bad connections."""
 
-    def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> Mapping[str, Tensor]:
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Tensor]:
         """The weights, fetched if they are not there yet. Size and, where known, hash are always checked."""
         path = weights_file(self.meta["name"])
         return model_state(read_checkpoint(path), source=str(path))
 
 
 def _released(
-    name: str,
-    model: str,
-    drive_id: str,
-    subnets: dict[str, tuple[float, float]],
-    *,
-    num_params: int,
-    **transforms: Any,
+    name: str, drive_id: str, num_params: int, resize_size: int = 256, interpolation: str = "bilinear", **subnets: Any
 ) -> Weights:
-    """An entry of the zoo; `subnets`: name → (GMACs, top-1). `confirm=t` answers Drive's question about large files."""
-    gmacs, top1 = next(iter(subnets.values()))
+    """An entry of the zoo: its model's name with `_adn`, and each published sub-network with its GMACs and top-1."""
+    (super_gmacs, super_top1), *_ = subnets.values()
+    transforms = {"crop_size": 224, "resize_size": resize_size, "interpolation": InterpolationMode(interpolation)}
     return Weights(
+        # `confirm=t` answers Drive's question about large files
         url=f"https://drive.usercontent.google.com/download?id={drive_id}&export=download&confirm=t",
-        transforms=partial(ImageClassification, crop_size=224, **transforms),
+        transforms=partial(ImageClassification, **transforms),
         meta={
             "name": name,
-            "model": model,
+            "model": name.partition("_adn")[0],
             "page": f"https://drive.google.com/file/d/{drive_id}/view",
             "size": None,  # bytes and sha256 are checked where they are known
             "sha256": None,
             "categories": IMAGENET_CLASSES,
             "min_size": (1, 1),
             "num_params": num_params,
-            "recipe": RECIPES,
+            "recipe": "https://github.com/wchkang/depth#training-and-evaluation-on-imagenet",
             "license": "none stated by the authors",
-            "subnets": {subnet: {"gmacs": cost, "acc@1": accuracy} for subnet, (cost, accuracy) in subnets.items()},
-            "_metrics": {"ImageNet-1K": {"acc@1": top1}},
-            "_ops": gmacs,
+            "subnets": {subnet: {"gmacs": gmacs, "acc@1": top1} for subnet, (gmacs, top1) in subnets.items()},
+            "_metrics": {"ImageNet-1K": {"acc@1": super_top1}},
+            "_ops": super_gmacs,
             "_docs": "Super-net's figures; those of the other published sub-networks are under `subnets`.",
         },
     )
 
 
+# fmt: off
 class ResNet50_ADN_Weights(AdaptiveWeights):
-    V1 = _released(
-        "resnet50_adn",
-        "resnet50",
-        "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b",
-        {"FFFF": (4.11, 77.6), "TFFF": (3.90, 77.1), "TTFF": (3.46, 76.5), "TTTT": (2.58, 76.1)},
-        num_params=25_583_144,
-    )
-    V2 = _released(
-        "resnet50_adn_v2",
-        "resnet50",
-        "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p",
-        {"FFFF": (4.11, 80.5), "TFFF": (3.90, 80.4), "TTFF": (3.46, 79.9), "TTTF": (2.80, 78.7), "TTTT": (2.58, 78.4)},
-        num_params=25_583_144,
-        resize_size=232,
-    )
+    V1 = _released("resnet50_adn", "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b", 25_583_144,
+                   FFFF=(4.11, 77.6), TFFF=(3.90, 77.1), TTFF=(3.46, 76.5), TTTT=(2.58, 76.1))
+    V2 = _released("resnet50_adn_v2", "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p", 25_583_144, resize_size=232,
+                   FFFF=(4.11, 80.5), TFFF=(3.90, 80.4), TTFF=(3.46, 79.9), TTTF=(2.80, 78.7), TTTT=(2.58, 78.4))
     DEFAULT = V2
 
 
 class MobileNet_V2_ADN_Weights(AdaptiveWeights):
-    V1 = _released(
-        "mobilenet_v2_adn",
-        "mobilenet_v2",
-        "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz",
-        {"FFFFF": (0.32, 72.5), "TTTTT": (0.22, 70.6)},
-        num_params=3_527_544,
-    )
+    V1 = _released("mobilenet_v2_adn", "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz", 3_527_544,
+                   FFFFF=(0.32, 72.5), TTTTT=(0.22, 70.6))
     DEFAULT = V1
 
 
 class ViT_B_16_ADN_Weights(AdaptiveWeights):
-    V1 = _released(
-        "vit_b_16_adn",
-        "vit_b_16",
-        "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u",
-        {
-            "FFFF": (17.58, 81.4),
-            "FFFT": (16.20, 81.2),
-            "TTFF": (14.67, 80.9),
-            "TTFT": (13.21, 80.7),
-            "TTTT": (11.76, 80.6),
-        },
-        num_params=86_592_232,
-    )
+    V1 = _released("vit_b_16_adn", "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u", 86_592_232,
+                   FFFF=(17.58, 81.4), FFFT=(16.20, 81.2), TTFF=(14.67, 80.9), TTFT=(13.21, 80.7), TTTT=(11.76, 80.6))
     DEFAULT = V1
 
 
 class Swin_T_ADN_Weights(AdaptiveWeights):
-    V1 = _released(
-        "swin_t_adn",
-        "swin_t",
-        "10twk67rVBAoKFKZSkgsXEzx1RABX73kF",
-        {"FFFF": (4.49, 81.6), "TFFF": (4.11, 80.8), "TTFF": (3.75, 80.0), "TTTT": (2.34, 78.0)},
-        num_params=28_302_562,
-        interpolation=InterpolationMode.BICUBIC,
-    )
+    V1 = _released("swin_t_adn", "10twk67rVBAoKFKZSkgsXEzx1RABX73kF", 28_302_562, interpolation="bicubic",
+                   FFFF=(4.49, 81.6), TFFF=(4.11, 80.8), TTFF=(3.75, 80.0), TTTT=(2.34, 78.0))
     DEFAULT = V1
+# fmt: on
 
 
 FAMILIES = (ResNet50_ADN_Weights, MobileNet_V2_ADN_Weights, ViT_B_16_ADN_Weights, Swin_T_ADN_Weights)
@@ -135,9 +99,13 @@ def weights_file(weights: str, model: str | None = None, url: str | None = None,
     A released one is taken from `folder` if that is given, else from torch.hub's cache, fetched into it from `url` (the
     file or its folder; by default where the authors put it). With `model` it must be weights of that model.
     """
-    released = next((w for name, w in RELEASED.items() if weights in (name, repr(w))), None)
-    if released is None or Path(weights).is_file():
-        return _own_file(weights)
+    path = Path(weights)
+    if path.is_file():
+        return path
+    released = next((entry for name, entry in RELEASED.items() if weights in (name, repr(entry))), None)
+    if released is None:
+        known = f"no such file, nor a released network ({', '.join(RELEASED)})"
+        raise WeightsError(f"--weights {weights}: {'not a file' if path.exists() else known}")
     meta = released.meta
     if model not in (None, meta["model"]):
         raise WeightsError(f"{weights} are weights of {meta['model']}, not of {model}: use --model {meta['model']}")
@@ -147,27 +115,56 @@ def weights_file(weights: str, model: str | None = None, url: str | None = None,
         if not path.is_file():
             raise WeightsError(f"{path} is not there: open {meta['page']} and save the file as {path}")
     else:
-        target = Path(torch.hub.get_dir(), "checkpoints", name)
-        address = released.url if url is None else _address(url, name)
-        path = download(Remote(address, target, meta["page"], meta["size"], meta["sha256"]))
-    check_kind(path)
+        address = url or released.url
+        parts = urllib.parse.urlsplit(address)
+        if not parts.query and not Path(parts.path).suffix:  # a mirror's folder
+            address = f"{address.rstrip('/')}/{name}"
+        path = download(Remote(address, _cached(name), meta["page"], meta["size"], meta["sha256"]))
+    if what := defect(path, meta["size"], meta["sha256"]):
+        raise WeightsError(f"{path} {what}")
     return path
 
 
-def _own_file(weights: str) -> Path:
-    path = Path(weights)
-    if not path.exists():
-        raise WeightsError(f"--weights {weights}: no such file, nor a released network ({', '.join(RELEASED)})")
-    if not path.is_file():
-        raise WeightsError(f"--weights {weights}: not a file")
-    return path
+def _cached(name: str) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", name)
 
 
-def _address(url: str, name: str) -> str:
-    """A mirror's address of the file: `url` itself, or the file in it where it is a folder."""
-    parts = urllib.parse.urlsplit(url)
-    is_file = parts.query or os.path.splitext(parts.path)[1]
-    return url if is_file else f"{url.rstrip('/')}/{name}"
+def load_plain(
+    model: AdaptiveDepth, weights: Mapping[str, Tensor] | WeightsEnum, *, new_head: bool = False, progress: bool = True
+) -> list[str]:
+    """Start from an ordinary network: its weights become the super-net's, each skip norm a copy of its twin.
+
+    Weights that already hold skip norms are loaded as they are. With `new_head`, a classifier for another number of
+    classes stays as the model has it. Returns the names of what was left so.
+    """
+    source = "state dict"
+    if isinstance(weights, WeightsEnum):
+        source, weights = repr(weights), _fetched(weights, progress)
+    state = model_state(weights, source=source)
+    adaptive = any("_skip." in name for name in state)
+    target = model if adaptive else model.view(model.super_net)
+    own = target.state_dict()
+    kept = [name for name in state if new_head and name in own and state[name].shape != own[name].shape]
+    kept = [name for name in kept if own[name].shape[1:] == state[name].shape[1:]]
+    load_state(target, state | {name: own[name].clone() for name in kept}, source)
+    if not adaptive:
+        for module in model.modules():
+            for name, twin in twins(module).items():
+                twin.load_state_dict(getattr(module, name).state_dict())
+    return kept
+
+
+def _fetched(weights: WeightsEnum, progress: bool) -> Mapping[str, Tensor]:
+    """torchvision fetches its weights by its own means, here in one process of a machine; then all read the file."""
+    if isinstance(weights, AdaptiveWeights):
+        return weights.get_state_dict()
+    path = _cached(Path(urllib.parse.urlsplit(weights.url).path).name)
+    try:
+        with one_at_a_time(path):
+            return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{weights!r}: {reason}; open {weights.url} and save the file as {path}") from error
 
 
 def class_names(count: int) -> list[str]:
@@ -185,8 +182,5 @@ def preprocessing(weights: str) -> dict[str, Any]:
     if weights not in RELEASED:
         return {}
     preset = RELEASED[weights].transforms()
-    return {
-        "val_resize_size": preset.resize_size[0],
-        "val_crop_size": preset.crop_size[0],
-        "interpolation": preset.interpolation.value,
-    }
+    sizes = {"val_resize_size": preset.resize_size[0], "val_crop_size": preset.crop_size[0]}
+    return sizes | {"interpolation": preset.interpolation.value}

@@ -2,11 +2,21 @@
 
 import contextlib
 import http.server
+import io
 import threading
 import time
 from collections.abc import Iterator
 
+import torch
+
 PAGE = b"<!DOCTYPE html><html><title>Quota exceeded</title></html>"
+
+
+def saved(state: dict) -> bytes:
+    """A file as torch.save writes it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,6 +120,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def text(self):
         self.head(Content_Type="application/octet-stream", Content_Length=5)
+        self.wfile.write(b"sorry")
+
+    def another_part(self):
+        """Content-Range of bytes that nobody asked for."""
+        self.head(206, Content_Range="bytes 500-504/1000", Content_Length=5)
         self.wfile.write(b"sorry")
 
     def missing(self):

@@ -163,3 +163,4 @@ def test_torchvision_s_enum_starts_a_network(tmp_path: Path, monkeypatch: pytest
     )
     model = models.resnet18(weights=weights)
     assert torch.equal(model.eval()(batch()), plain.eval()(batch()))
+    assert list(path.parent.iterdir()) == [path]  # nothing is written: the folder may be somebody else's
