@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # One thread a process: the machine has few cores, and sums are then taken in one order.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+WITH_GPUS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**WITH_GPUS, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def command(*arguments: object, processes: int = 1) -> list[str]:

@@ -1,25 +1,34 @@
 """A run that is killed and continued ends with the weights of one that was not, to the last bit."""
 
+import copy
 import json
 import os
 import random
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import models
+import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command, launch
 from tests.pictures import image_folder
+from utils.train import engine
+from utils.train import run as training
 
 FLAGS = (
-    "--model mobilenet_v2 --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --batch-size 4 --epochs 2 "
+    "--model mobilenet_v2 --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --epochs 2 "
     "--lr 0.05 --label-smoothing 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0 --auto-augment ta_wide --random-erase 0.5 "
     "--ra-sampler --ra-reps 2 --model-ema --model-ema-steps 2 --clip-grad-norm 1 --lr-scheduler cosineannealinglr "
-    "--checkpoint-steps 1 --print-freq 1 --resume auto"
+    "--checkpoint-steps 1 --print-freq 1"
 )
+BATCH = 4  # of all processes
+STEPS = 12  # of the whole run
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +36,28 @@ def data(tmp_path_factory) -> Path:
     return image_folder(tmp_path_factory.mktemp("data"), train=12, val=3)
 
 
-def arguments(data: Path, folder: Path, workers: int) -> list[object]:
-    return ["train_adn.py", *FLAGS.split(), "--data-path", data, "--output-dir", folder, "--workers", workers]
+class Command:
+    """The command on the same data with the same flags, in so many processes."""
 
+    def __init__(self, data: Path, processes: int, *more: str) -> None:
+        self.processes = processes
+        self.line = ["train_adn.py", *FLAGS.split(), "--data-path", data, "--batch-size", BATCH // processes, *more]
 
-def start(data: Path, folder: Path, processes: int, workers: int) -> subprocess.Popen:
-    line = command(*arguments(data, folder, workers), processes=processes)
-    folder.mkdir(exist_ok=True)
-    with open(folder / "output.txt", "a") as output:
-        return subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True)
+    def whole(self, folder: Path, *more: str, **options: object) -> str:
+        """Run it to its end; what it said."""
+        more = ("--output-dir", folder, "--workers", "0", *more)
+        done = launch(*self.line, *more, processes=self.processes, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, folder: Path, *more: str, launcher: Sequence[str] = (), env: dict = ENVIRONMENT):
+        line = command(*self.line, "--output-dir", folder, *more, processes=self.processes)
+        if launcher:
+            place = line.index("--standalone")
+            line[place:place] = launcher
+        folder.mkdir(exist_ok=True)
+        with open(folder / "output.txt", "a") as output:
+            return subprocess.Popen(line, cwd=ROOT, env=env, stdout=output, stderr=output, start_new_session=True)
 
 
 def steps_done(folder: Path) -> int:
@@ -84,69 +106,92 @@ def assert_same(one: object, other: object, where: str) -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random_steps_and_resumed(data, tmp_path, processes):
-    whole = launch(*arguments(data, tmp_path / "whole", workers=0), processes=processes)
-    assert whole.returncode == 0, whole.stderr
-    steps = steps_done(tmp_path / "whole")
-    assert steps == 2 * 6 // processes
-    broken = tmp_path / "broken"
-    choose = random.Random(processes)
-    for workers in (2, 1):
-        process = start(data, broken, processes, workers)
-        # A killed run has written a step's line before its checkpoint: some steps are done twice.
-        wait_for_steps(process, broken, steps_done(broken) + choose.randint(1, steps // 2 - 1))
-        time.sleep(choose.random() * 0.2)
-        kill_all(process)
-    last = launch(*arguments(data, broken, workers=0), processes=processes)
-    assert last.returncode == 0, last.stderr
-    assert "Resumed" in last.stdout
-    expected, found = content(tmp_path / "whole"), content(broken)
+def assert_same_run(whole: Path, broken: Path) -> None:
+    """The same state at the end, and the same last line of the log."""
+    expected, found = content(whole), content(broken)
     for key in ("model", "model_ema", "optimizer", "lr_scheduler", "progress"):
         assert_same(expected[key], found[key], key)
-    lines = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
-    final = [line for line in lines if line["event"] == "epoch"][-1]
-    reference = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()][-1]
-    assert final == reference
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, broken)]
+    assert steps_done(whole) == STEPS
+    assert json.loads(lines[0][-1]) == json.loads(lines[1][-1])
 
 
-@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
-def test_a_signal_finishes_the_step_saves_and_exits_with_75(data, tmp_path, processes, number):
-    process = start(data, tmp_path / "run", processes, workers=1)
-    wait_for_steps(process, tmp_path / "run", 2)
-    os.kill(process.pid, number)
-    code = process.wait(timeout=100)
-    output = (tmp_path / "run/output.txt").read_text()
+def test_stopped_killed_and_continued_a_run_ends_with_the_same_bits(data, tmp_path):
+    one, broken = Command(data, 1), tmp_path / "broken"
+    one.whole(tmp_path / "whole")
+    choose = random.Random(1)
+    process = one.start(broken, "--resume", "auto", "--workers", "2")
+    wait_for_steps(process, broken, choose.randint(1, 4))
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=100) == 75
+    output = (broken / "output.txt").read_text()
     assert "Stopped by a signal, saved" in output, output
-    if processes == 1:
-        assert code == 75
-        assert "Traceback" not in output
-    else:
-        assert code != 0  # torchrun's own
-    saved = content(tmp_path / "run")["progress"]
-    assert (saved["epoch"], saved["step"]) >= (0, 2)
-    assert saved["samples"] == saved["step"] * 4 * processes
+    assert "Traceback" not in output
+    saved = content(broken)["progress"]
+    assert 0 < saved["step"] < STEPS / 2
+    assert saved["samples"] == saved["step"] * BATCH
+    process = one.start(broken, "--resume", "auto", "--workers", "1")
+    wait_for_steps(process, broken, steps_done(broken) + choose.randint(1, 3))
+    time.sleep(choose.random() * 0.2)
+    kill_all(process)
+    assert "Resumed" in one.whole(broken, "--resume", "auto")
+    assert_same_run(tmp_path / "whole", broken)
 
 
-def test_torchrun_starts_a_run_again_that_lost_a_process(data, tmp_path):
-    """No --resume: that the launcher started it again is enough."""
-    flags = [flag for flag in arguments(data, tmp_path, 0) if flag not in ("--resume", "auto")]
-    line = command(*flags, processes=2)
-    line.insert(line.index("--standalone"), "--max-restarts=1")
-    leftover = tmp_path / ".checkpoint.pth.1.tmp"  # of a run that was killed while it wrote
+def test_a_lost_process_and_ctrl_c_leave_the_bits_of_two_processes_alone(data, tmp_path):
+    """No --resume at first: that torchrun started the run again is enough."""
+    two, broken = Command(data, 2), tmp_path / "broken"
+    two.whole(tmp_path / "whole")
+    broken.mkdir()
+    leftover = broken / ".checkpoint.pth.1.tmp"  # of a run that was killed while it wrote
     leftover.touch()
-    with open(tmp_path / "output.txt", "w") as output:
-        launcher = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
+    launcher = two.start(broken, "--workers", "0", launcher=["--max-restarts=1"])
     try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "checkpoint.pth").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_steps(launcher, broken, 2)
         children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        assert launcher.wait(timeout=200) == 0
+        killed_at = steps_done(broken)
+        wait_for_steps(launcher, broken, killed_at + 3)
+        os.kill(launcher.pid, signal.SIGINT)
+        assert launcher.wait(timeout=100) != 0  # torchrun's own
     finally:
-        launcher.kill()
+        kill_all(launcher)
+    output = (broken / "output.txt").read_text()
+    assert "Resumed" in output, output
+    assert "Stopped by a signal, saved" in output, output
     assert not leftover.exists()
-    said = (tmp_path / "output.txt").read_text()
-    assert "Resumed" in said
-    assert "Done:" in said
+    saved = content(broken)["progress"]
+    assert saved["samples"] == saved["step"] * BATCH
+    assert "Resumed" in two.whole(broken, "--resume", "auto")
+    assert_same_run(tmp_path / "whole", broken)
+
+
+def test_a_checkpoint_from_before_depth_by_selection_goes_on(tmp_path, monkeypatch):
+    """Written by that version itself, of a ResNet-20 of a quarter of the width, after the sixth of its eight steps."""
+    path = ROOT / "tests/golden/run_before_depth_by_selection.pth"
+    flags = (
+        "--model resnet20 --data-path digits --train-images 64 --val-images 20 --train-crop-size 16 --epochs 2 "
+        "--val-resize-size 16 --val-crop-size 16 --batch-size 16 --lr 0.01 --wd 0.01 --norm-weight-decay 0 --amp "
+        "--amp-dtype fp16 --model-ema --model-ema-steps 1 --lr-scheduler cosineannealinglr --print-freq 1 --device cpu"
+    )
+    narrow = partial(models.resnet20, width=4)
+    narrow.settings = models.resnet20.settings
+    monkeypatch.setitem(models.MODELS, "resnet20", narrow)
+    restored: dict[str, object] = {}
+    train = training.train
+
+    def look_and_train(run: engine.Run, *rest: object) -> int:
+        restored.update(copy.deepcopy(run.state.content()))
+        return train(run, *rest)
+
+    monkeypatch.setattr(training, "train", look_and_train)
+    assert train_adn.main([*flags.split(), "--resume", str(path), "--output-dir", str(tmp_path)]) == 0
+    old = torch.load(path, weights_only=False)
+    for key in ("model", "optimizer", "lr_scheduler", "epoch", "progress", "classes", "model_ema", "scaler"):
+        assert_same(old[key], restored[key], key)
+    assert old["scaler"]["_growth_tracker"] == old["model_ema"]["n_averaged"] == 6
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["epoch"], line["step"]) for line in lines] == [
+        *(("step", 1, 3), ("step", 1, 4), ("epoch", 1, 4))
+    ]
+    assert content(tmp_path)["model_ema"]["n_averaged"] == 8
