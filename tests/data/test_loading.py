@@ -169,6 +169,6 @@ def test_without_a_data_path_the_message_says_what_to_give():
 def test_the_files_of_a_folder_are_rows_of_arrays(folder):
     """A Python object per file would be copied, by its reference count alone, into every worker."""
     for images in load_data(arguments(folder))[:2]:
-        assert (type(images.files), images.files.dtype.kind) == (np.ndarray, "S")
+        assert (type(images.rows), images.rows.dtype.kind) == (np.ndarray, "S")
         assert (type(images.targets), images.targets.dtype) == (np.ndarray, np.int32)
         assert not [name for name, value in vars(images).items() if isinstance(value, (list, tuple, dict, set))]
