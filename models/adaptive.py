@@ -266,6 +266,23 @@ class AdaptiveDepth(nn.Module):
             )
         return tuple(skip)
 
+    # A bridge until this page is rewritten: three functions of other pages under the names of the contract.
+
+    def name(self, subnet: Skip) -> str:
+        from .subnet import subnet_name
+
+        return subnet_name(subnet)
+
+    def parse(self, word: str) -> Skip:
+        from .skip import parse_skips
+
+        return parse_skips(list(word) if set(word) <= {"T", "F"} else [word], self.num_skippable_stages)[0]
+
+    def cost(self, subnet: Skip, image_size: int | None = None) -> Any:
+        from .subnet import cost
+
+        return cost(self, subnet, image_size)
+
     def compile(self, **options: Any) -> None:
         """Compile every sub-path once, in place; all 2^N sub-networks then run compiled.
 
