@@ -36,7 +36,6 @@ from tools.assemble import (
     seed_everything,
     skips_of,
 )
-from utils import memory
 from utils import processes as distributed
 from utils.data.loading import Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
@@ -59,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         device = distributed.start(choose_device(args.device), args.dist_url, args.world_size)
         args.device = str(device)
-        if device.type == "cpu":
-            memory.keep_freed()
         log.setup()
         seed_everything(args)
         if args.test_only or args.predict:
