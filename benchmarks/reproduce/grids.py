@@ -1,7 +1,4 @@
-"""What is trained: settings (a network with its recipe) x methods x seeds. A run is a user's `train_adn.py` command.
-
-One more method or setting is one more line here.
-"""
+"""What is trained: settings x methods x seeds. One more method or setting is one more line here."""
 
 from typing import NamedTuple
 
@@ -44,7 +41,7 @@ class Run(NamedTuple):
         return f"{self.setting.name}-{self.method}-{self.seed}"
 
     def flags(self, testing: bool) -> list[str]:
-        """Arguments of train_adn.py, but for folders and weights. The test is on all test images."""
+        """Of a user's train_adn.py command, but for folders and weights. The test is on all test images."""
         method = METHODS[self.method]
         rest = f"{self.setting.recipe} {method.training} --seed {self.seed}"
         if testing:
@@ -52,41 +49,35 @@ class Run(NamedTuple):
         return f"{self.setting.network} {method.network} {rest}".split()
 
 
-class Grid(NamedTuple):
-    note: str  # stands wherever its results are shown
-    seeds: tuple[int, ...]
-    settings: tuple[Setting, ...]
+class Grid:
+    """Settings and seeds; the note stands wherever its results are shown."""
 
-    def runs(self) -> list[Run]:
-        """A whole seed before the next, so that a grid cut short still compares like with like."""
-        return [Run(s, method, seed) for s in self.settings for seed in self.seeds for method in s.methods]
+    def __init__(self, note: str, *settings: Setting, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+        self.note = note
+        # a whole seed before the next, so that a grid cut short still compares like with like
+        self.runs = [Run(setting, method, seed) for setting in settings for seed in seeds for method in setting.methods]
 
 
-FASHION, DECAY = "--data-path fashion-mnist --amp", "--norm-weight-decay 0 --bias-weight-decay 0"
-COSINE = f"{DECAY} --lr-scheduler cosineannealinglr"
+FASHION, ON_CPU = "--data-path fashion-mnist --amp", "--data-path fashion-mnist --amp --workers 0"
+COSINE = "--lr-scheduler cosineannealinglr --norm-weight-decay 0 --bias-weight-decay 0"
 LONG = f"{COSINE} --batch-size 128 --epochs 20 --lr-warmup-epochs 2 --lr-warmup-method linear --print-freq 100"
-LONG_SGD = f"{LONG} --lr 0.1 --weight-decay 5e-4"
-LONG_ADAMW = f"{LONG} --opt adamw --lr 0.001 --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
-SHORT, ON_CPU = f"{COSINE} --batch-size 32 --print-freq 50 --val-images 1000", f"{FASHION} --workers 0"
+SGD = f"{LONG} --lr 0.1 --weight-decay 5e-4"
+ADAMW = f"{LONG} --opt adamw --lr 0.001 --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
+SHORT = f"{COSINE} --batch-size 32 --print-freq 50 --val-images 1000"
 SHORT_SGD = f"{SHORT} --lr 0.05 --weight-decay 5e-4 --train-images 12000"
 SHORT_ADAMW = f"{SHORT} --opt adamw --lr 0.0005 --weight-decay 0.05 --train-images 10000"
 
-FULL = Grid(
-    "all 60,000 training images, 20 epochs, on one GPU",
-    (0, 1, 2),
-    (
-        Setting("resnet18", ALL, f"--model resnet18 --stem small {FASHION}", LONG_SGD),
-        Setting("resnet50", MAIN, f"--model resnet50 --stem small {FASHION}", LONG_SGD),
-        Setting("swin_t", MAIN, f"--model swin_t --patch-size 2 {FASHION}", LONG_ADAMW),
+GRIDS = {
+    "full": Grid(
+        "all 60,000 training images, 20 epochs, on one GPU",
+        Setting("resnet18", ALL, f"--model resnet18 --stem small {FASHION}", SGD),
+        Setting("resnet50", MAIN, f"--model resnet50 --stem small {FASHION}", SGD),
+        Setting("swin_t", MAIN, f"--model swin_t --patch-size 2 {FASHION}", ADAMW),
     ),
-)
-QUICK = Grid(
-    "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
-    (0, 1, 2),
-    (
+    "quick": Grid(
+        "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
         Setting("resnet32", ALL, f"--model resnet32 {ON_CPU}", f"{SHORT_SGD} --epochs 8"),
         Setting("resnet18", MAIN, f"--model resnet18 {ON_CPU}", f"{SHORT_ADAMW} --epochs 10"),
         Setting("swin_t", MAIN, f"--model swin_t --patch-size 7 --window-size 2 {ON_CPU}", f"{SHORT_ADAMW} --epochs 8"),
     ),
-)
-GRIDS = {"full": FULL, "quick": QUICK}
+}

@@ -1,127 +1,140 @@
-"""results/method.md, the whole of it, and its pictures: accuracy over GMACs of all sub-networks of a setting."""
+"""results/method.md, the whole of it: the paper's claims, asked of each setting's runs, with a picture."""
 
 import json
-import math
-import statistics
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
-from benchmarks.reproduce.claims import PREMISE, Setting
 from benchmarks.reproduce.grids import METHODS
 from utils.errors import UserError
+from utils.evaluate.picture import draw
+from utils.evaluate.table import Row
 from utils.files import whole_file
 
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "too few seeds"
 OPENING = """# Does the method do what its paper says?
 
-Written by `python -m benchmarks.reproduce --report` from results/*.json, which name the command of every run. Accuracies
-(Acc@1, %) are those of the last epoch on all test images, mean ± standard deviation over seeds. Differences are paired
-by seed, in points; one no larger than its standard deviation is called no difference."""
+Written by `python -m benchmarks.reproduce --report` from results/*.json, which name every run's command. Accuracies
+(Acc@1, %) of the last epoch on all test images, mean ± standard deviation over seeds. Differences are paired by seed,
+in points; one no larger than its standard deviation is called no difference."""
 NO_PREMISE = """
-The premise is not met: trained so little, the deeper network is no better than the shallower one even alone. So here the
-claims about accuracy say how the method starts, not where it arrives."""
+The premise is not met: the deeper network is no better than the shallower one even alone. So the claims about accuracy
+say little here."""
+
+
+class Claim(NamedTuple):
+    text: str
+    label: str  # of the difference
+    values: list[float]  # one a seed
+    wanted: tuple[str, ...]  # the differences with which it holds; none: nothing is claimed
+
+    @property
+    def verdict(self) -> str:
+        if len(self.values) < 3:
+            return UNKNOWN
+        mean = fmean(self.values)
+        difference = SAME if abs(mean) <= stdev(self.values) else BETTER if mean > 0 else WORSE
+        return ("holds: " if difference in self.wanted else "**does not hold**: " if self.wanted else "") + difference
+
+
+class Outcome:
+    """The runs of a setting: accuracies of sub-networks, and what a training took, by method and seed."""
+
+    def __init__(self, runs: list[dict[str, Any]]) -> None:
+        self.runs = runs
+        self.gmacs = {name: row["gmacs"] for run in runs for name, row in run["subnets"].items()}
+        self.whole, self.half = max(self.gmacs, key=self.gmacs.get), min(self.gmacs, key=self.gmacs.get)
+
+    def top1(self, method: str, subnet: str) -> dict[int, float]:
+        found = {run["seed"]: run["subnets"].get(subnet) for run in self.runs if run["method"] == method}
+        return {seed: row["top1"] for seed, row in found.items() if row}
+
+    def means(self, *methods: str) -> dict[str, float]:
+        found = [(name, self.top1(method, name).values()) for method in methods for name in self.gmacs]
+        return {name: fmean(values) for name, values in found if values}
+
+    def seconds(self, method: str) -> dict[int, float]:
+        """On a CPU its time, which other programs do not change."""
+        mine = [run for run in self.runs if run["method"] == method]
+        return {run["seed"]: run["seconds"]["cpu" if run["device"] == "cpu" else "wall"] for run in mine}
+
+    def claims(self) -> list[Claim]:
+        """The premise comes first. One more claim is one more line."""
+        whole, half, better, as_good = self.whole, self.half, (BETTER,), (BETTER, SAME)
+        mean = self.means("adn")
+        worst = min((name for name in mean if name not in (whole, half)), key=mean.get, default=half)
+        lower = min((name for name in mean if name in (whole, half)), key=mean.get, default=half)
+        ends = ((whole, "super-net"), (half, "base-net"))
+        rows = (
+            ("Premise: depth pays, in networks trained alone", ("super", whole), ("base", half), better),
+            ("1. The super-net is as good as alone", ("adn", whole), ("super", whole), as_good),
+            ("2. The base-net is as good as alone", ("adn", half), ("base", half), as_good),
+            ("3. No sub-network falls below both trained ones", ("adn", worst), ("adn", lower), as_good),
+            *((f"4. Self-distillation helps the {net}", ("adn", s), ("labels", s), better) for s, net in ends),
+            *((f"4. Switchable norms help the {net}", ("adn", s), ("shared-norms", s), better) for s, net in ends),
+            *((f"Both, {net}", ("adn", s), ("labels-shared-norms", s), ()) for s, net in ends),
+            *((f"Distilling features as well, {net}", ("adn-features", s), ("adn", s), ()) for s, net in ends),
+        )
+        found = []
+        for text, first, second, wanted in rows:
+            values = paired(lambda a, b: a - b, self.top1(*first), self.top1(*second))
+            found.append(Claim(text, f"{' '.join(first)} − {' '.join(second)}", values, wanted))
+        seconds = (self.seconds(method) for method in ("adn", "super", "base"))
+        saved = paired(lambda both, one, other: 100 * (1 - both / (one + other)), *seconds)
+        found.append(Claim("5. One run costs less than two", "% of both individual runs' time saved", saved, better))
+        return found[:1] + [claim for claim in found[1:] if claim.values]
+
+
+def paired(function: Any, *by_seed: dict[int, float]) -> list[float]:
+    """The function of several runs' values, for each seed that all of them have."""
+    seeds = sorted(set.intersection(*(set(values) for values in by_seed)))
+    return [function(*(values[seed] for values in by_seed)) for seed in seeds]
 
 
 def write(folder: Path) -> Path:
     """The page and its pictures, from every grid's results, the larger grids first."""
-    contents = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    grids = {name: content for name, content in contents.items() if "planned" in content}
+    contents = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    grids = sorted((c for c in contents if "grid" in c), key=lambda content: (-content["planned"], content["grid"]))
     if not grids:
         raise UserError(f"{folder}: no results of a grid there; run `python -m benchmarks.reproduce` first")
     lines = [OPENING]
-    for name, content in sorted(grids.items(), key=lambda item: -item[1]["planned"]):
-        lines.append(opening(name, content))
-        for title in dict.fromkeys(run["setting"] for run in content["runs"]):
-            setting = Setting([run for run in content["runs"] if run["setting"] == title])
-            lines += [f"\n### {title}\n", *tables(setting)]
-            if draw(setting, f"{title}, grid {name}", folder / f"{name}-{title}.png"):
-                lines.append(f"\n![{title}: accuracy over GMACs]({name}-{title}.png)")
-    with whole_file(folder / "method.md") as file:
+    for content in grids:
+        name, runs = content["grid"], content["runs"]
+        machines = "; ".join(sorted({f"{run['machine']}, torch {run['versions']['torch']}" for run in runs}))
+        hours = f"{sum(run['seconds']['cpu'] for run in runs) / 3600:.1f} processor hours of training"
+        lines.append(f"\n## Grid `{name}`\n\n{content['note']}. {len(runs)} of {content['planned']} runs ({machines};")
+        lines.append(f"{hours}). Run it again: `python -m benchmarks.reproduce {name}`.")
+        for setting in dict.fromkeys(run["setting"] for run in runs):
+            outcome = Outcome([run for run in runs if run["setting"] == setting])
+            lines += [f"\n### {setting}\n", *tables(outcome)]
+            rows = [Row(n, outcome.gmacs[n], 0, None, top1, 0) for n, top1 in outcome.means("adn").items()]
+            alone = {n: {"gmacs": outcome.gmacs[n], "acc@1": a} for n, a in outcome.means("super", "base").items()}
+            if rows and alone:
+                picture = folder / f"{name}-{setting}.png"
+                draw(rows, f"{setting}, mean over seeds", picture, {"super-net and base-net": alone}, "trained alone")
+                lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
+    with whole_file(page := folder / "method.md") as file:
         file.write(("\n".join(lines) + "\n").encode())
-    return folder / "method.md"
+    return page
 
 
-def opening(name: str, content: dict[str, Any]) -> str:
-    runs = content["runs"]
-    machines = "; ".join(sorted({f"{run['machine']}, torch {run['versions']['torch']}" for run in runs}))
-    hours = sum(run["seconds"]["cpu"] for run in runs) / 3600
-    return (
-        f"\n## Grid `{name}`\n\n{content['note']}. {len(runs)} of {content['planned']} runs ({machines}; {hours:.1f} "
-        f"processor hours of training). Run it again: `python -m benchmarks.reproduce {name}`."
-    )
-
-
-def tables(setting: Setting) -> list[str]:
+def tables(outcome: Outcome) -> list[str]:
     lines = [
         "| training | seeds | super-net | base-net | time of a run (super-net alone = 1) |",
         "|---|---|---|---|---|",
     ]
-    alone = setting.seconds("super")
     for method, (title, *_) in METHODS.items():
-        if seconds := setting.seconds(method):
-            top1 = [mean(setting.top1(method, subnet).values()) for subnet in (setting.whole, setting.half)]
-            times = [seconds[seed] / alone[seed] for seed in seconds.keys() & alone]
-            lines.append(f"| {title} | {len(seconds)} | {' | '.join(top1)} | {mean(times)} |")
+        if seconds := outcome.seconds(method):
+            top1 = [mean(outcome.top1(method, subnet).values()) for subnet in (outcome.whole, outcome.half)]
+            times = mean(paired(lambda run, alone: run / alone, seconds, outcome.seconds("super")))
+            lines.append(f"| {title} | {len(seconds)} | {' | '.join(top1)} | {times} |")
     lines += ["", "| claim | measured | difference | verdict |", "|---|---|---|---|"]
-    claims = setting.claims()
-    lines += [f"| {claim.text} | {claim.label} | {claim} | {claim.verdict} |" for claim in claims]
-    return lines + [NO_PREMISE] * (claims[0].text == PREMISE and "not" in claims[0].verdict)
+    claims = outcome.claims()
+    lines += [f"| {c.text} | {c.label} | {mean(c.values, '+')} | {c.verdict} |" for c in claims]
+    return [*lines, NO_PREMISE] if claims[0].verdict.startswith("**") else lines
 
 
-def mean(values: Iterable[float]) -> str:
-    values = list(values)
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}" if values else "–"
-
-
-def draw(setting: Setting, title: str, path: Path) -> bool:
-    """All sub-networks of ADN, error bars over seeds, beside the networks trained alone."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the page's pictures need matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes, names = figure.subplots(), []
-    alone = [("super", setting.whole), ("base", setting.half)]
-    for label, form, shown in (
-        ("ADN, all sub-networks of one run", "o", [("adn", name) for name in setting.gmacs]),
-        ("trained alone", "s", alone),
-    ):
-        found = [(name, list(values.values())) for method, name in shown if (values := setting.top1(method, name))]
-        if found:
-            x, y = [setting.gmacs[name] for name, _ in found], [statistics.fmean(values) for _, values in found]
-            spread = [statistics.stdev(values) if len(values) > 1 else 0 for _, values in found]
-            axes.errorbar(x, y, spread, fmt=form, capsize=3, label=label)
-            names += [(name, x, y) for (name, _), x, y in zip(found, x, y, strict=True) if form == "o"]
-    if not names:
-        return False
-    axes.set(xlabel="GMACs per image", ylabel="Acc@1 (%)")
-    axes.grid(alpha=0.3)
-    figure.suptitle(title)
-    figure.legend(loc="outside lower center", ncols=2)
-    place(figure, axes, names)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
-    return True
-
-
-def place(figure: Any, axes: Any, names: list[tuple[str, float, float]]) -> list[Any]:
-    """Write each name near its point, where it covers neither a point nor another name."""
-    from matplotlib.transforms import Bbox
-
-    figure.draw_without_rendering()  # now it is known where everything lies
-    figure.set_layout_engine("none")
-    points = axes.transData.transform([(x, y) for _, x, y in names])
-    taken, texts = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in points], []
-    for name, x, y in names:
-        text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=7)
-        for step in range(240):
-            radius, angle = 12 + 2 * (step // 12), math.pi * (step % 12) / 6
-            text.set_position((1.6 * radius * math.cos(angle), radius * math.sin(angle)))
-            box = text.get_window_extent()
-            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) and axes.bbox.containsy(box.y0)
-            if inside and axes.bbox.containsy(box.y1) and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
-        texts.append(text)
-    return texts
+def mean(values: Collection[float], sign: str = "") -> str:
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):{sign}.2f}{spread}" if values else "–"
