@@ -11,6 +11,7 @@ import struct
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import PIL.Image
@@ -73,7 +74,7 @@ def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
     bicubic = args.interpolation == "bicubic"
     if args.auto_augment == "augmix":  # works on tensors inside, also where the image is PIL's
         simple = v2.InterpolationMode.BILINEAR if bicubic else interpolation
-        steps.append(_WithoutOneDNN(v2.AugMix(severity=args.augmix_severity, interpolation=simple)))
+        steps.append(partial(_without_onednn, v2.AugMix(severity=args.augmix_severity, interpolation=simple)))
     elif args.auto_augment:
         if args.auto_augment == "ra":
             augment = v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
@@ -81,27 +82,21 @@ def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
             augment = v2.TrivialAugmentWide(interpolation=interpolation)
         else:
             augment = v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
-        steps.extend([v2.ToPILImage(), augment] if bicubic else [_WithoutOneDNN(augment)])
+        steps.extend([v2.ToPILImage(), augment] if bicubic else [partial(_without_onednn, augment)])
     steps.append(v2.PILToTensor())
     if args.random_erase > 0:
         steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR))
     return v2.Compose(steps)
 
 
-class _WithoutOneDNN(nn.Module):
+def _without_onednn(augment: v2.Transform, image: Image) -> Image:
     """oneDNN's convolution is made for many channels: torch's own sharpens a colour image ten times as fast."""
-
-    def __init__(self, augment: v2.Transform):
-        super().__init__()
-        self.augment = augment
-
-    def forward(self, image: Image) -> Image:
-        enabled = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = False
-        try:
-            return self.augment(image)
-        finally:
-            torch.backends.mkldnn.enabled = enabled
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        return augment(image)
+    finally:
+        torch.backends.mkldnn.enabled = enabled
 
 
 def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:

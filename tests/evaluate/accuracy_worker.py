@@ -15,7 +15,7 @@ from utils.data.loading import collate
 from utils.errors import UserError
 from utils.evaluate.accuracy import evaluate
 
-IMAGES = [Corrupt("bad.jpg", "no image"), (torch.full((3, 16, 16), 0.5), 1)]
+IMAGES = [Corrupt("bad.jpg (no image)"), (torch.full((3, 16, 16), 0.5), 1)]
 
 processes.connect()
 processes.join(torch.device("cpu"))

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from utils.data.loading import Batch
-
-T = TypeVar("T")
 
 
 class OnDevice:
@@ -45,7 +43,7 @@ class OnDevice:
             return Batch(images, targets, batch.corrupt), self.copying.record_event()
 
 
-def one_ahead(items: Iterable[T]) -> Iterator[T]:
+def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
     """The items; each is handed out when the one after it, and no further one, has been taken."""
     for present, _following in pairwise(chain(items, (None,))):
         yield present

@@ -7,7 +7,7 @@ count alone, into every worker in the course of an epoch (pytorch issue 13246).
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -20,33 +20,21 @@ from utils.rng import derive, seeded
 MOST_SUBSTITUTES = 100  # so many unreadable files in a row are not a few bad images but a broken disk
 
 
-class Corrupt(NamedTuple):
-    """An image that could not be read, in the place of its tensor."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.reason})"
+class Corrupt(str):
+    """In the place of an image that could not be read: the file, and the reason in brackets."""
 
 
 Item = tuple[Tensor, int] | Corrupt
 
 
+@dataclass(eq=False)
 class Images(Dataset):
-    """`read` makes an image of a row: of a file's name, or of the pixels themselves."""
-
-    def __init__(
-        self,
-        rows: np.ndarray | Tensor,
-        targets: np.ndarray | Tensor,
-        read: Callable[[bytes | Tensor], Image | Corrupt],
-        transform: Callable[[Image], Tensor],
-        seed: int = 0,
-        substitute: bool = False,
-    ):
-        self.rows, self.targets, self.read, self.transform = rows, targets, read, transform
-        self.seed, self.substitute = seed, substitute
+    rows: np.ndarray | Tensor  # names of files, or pixels
+    targets: np.ndarray | Tensor
+    read: Callable[[bytes | Tensor], Image | Corrupt]  # makes an image of a row
+    transform: Callable[[Image], Tensor]
+    seed: int = 0
+    substitute: bool = False  # for a corrupt image, the next readable one
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,7 +48,7 @@ class Images(Dataset):
             return self.transform(image), int(self.targets[index])
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
-        """The items of a batch. With `substitute` the next readable image follows a corrupt one."""
+        """The items of a batch, with what could not be read before what came in its place."""
         items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
         for key in keys:
             epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
@@ -76,7 +64,8 @@ def read_file(folder: str, decode: Callable[[str], Image], name: bytes) -> Image
     try:
         return decode(path)
     except DECODE_ERRORS as error:
-        return Corrupt(path, str(error).replace(path, "file") or type(error).__name__)
+        reason = str(error).replace(path, "file") or type(error).__name__
+        return Corrupt(f"{path} ({reason})")
 
 
 def read_pixels(image: Tensor) -> Tensor:
