@@ -24,7 +24,6 @@ from torch import Tensor
 
 import models
 import presets
-import sampler
 from utils import processes, setup
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
@@ -76,7 +75,7 @@ def test(args: argparse.Namespace) -> int:
     data = load_data(args)
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
-    loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), processes.rank(), processes.world_size()))
+    loader = eval_loader(data, args, processes.rank(), processes.world_size())
     start_workers(loader)
     machine = start(args)
     model = build(args, len(data.classes), args.val_crop_size, saved)

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class FileList(NamedTuple):
-    classes: list[str]
     files: np.ndarray  # bytes of one width, relative to the folder
     targets: np.ndarray
+    classes: list[str]
 
 
 def list_images(folder: Path, cache: bool = False) -> FileList:
@@ -38,7 +38,7 @@ def list_images(folder: Path, cache: bool = False) -> FileList:
         try:
             with np.load(path, allow_pickle=False) as kept:
                 if np.array_equal(kept["stamp"], stamp):
-                    return FileList(kept["classes"].tolist(), kept["files"], kept["targets"])
+                    return FileList(kept["files"], kept["targets"], kept["classes"].tolist())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # not there, or not ours: scan again
         found = _scan(folder)
@@ -78,4 +78,4 @@ def _scan(folder: Path) -> FileList:
             raise UserError(f"{entry.path}: a class folder without images ({kinds}); fill it or remove it")
         counts.append(len(files) - before)
     targets = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    return FileList([entry.name for entry in classes], np.array(files), targets)
+    return FileList(np.array(files), targets, [entry.name for entry in classes])

@@ -48,46 +48,40 @@ def load_data(args: Namespace) -> Data:
     """
     if not args.data_path:
         raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
-    transform = presets.train_transform(args, zoom=args.data_path not in NAMED)
-    to_train = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
-    to_test = {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
-    if args.data_path not in NAMED:
-        return _folder_data(args, to_train, to_test)
-    found, train = named.load(args), None
+    root, by_name = Path(args.data_path), args.data_path in NAMED
+    found = named.load(args) if by_name else _scan_folders(root, args)
+
+    def images(part: str, decode: str, **kw: Any) -> Images:
+        rows, targets = getattr(found, part)[:2]
+        wanted = getattr(args, f"{part}_images")
+        if wanted is not None:
+            if wanted > len(targets):
+                raise UserError(f"--{part}-images {wanted}: there are only {len(targets)}; lower it or leave it out")
+            # Spread evenly, since those of a class may follow each other; alike for every seed.
+            chosen = np.arange(wanted) * len(targets) // wanted
+            rows, targets = rows[chosen], targets[chosen]
+        decoder = presets.DECODERS[args.decode or decode]
+        return Images(rows, targets, read_pixels if by_name else partial(read_file, str(root / part), decoder), **kw)
+
+    train, transform = None, presets.train_transform(args, zoom=not by_name)
     if not args.test_only:
-        train = Images(*_evenly("--train-images", args.train_images, *found.train), read_pixels, **to_train)
-    val = Images(*_evenly("--val-images", args.val_images, *found.val), read_pixels, **to_test)
-    return Data(train, val, found.classes, args.data_path)
+        train = images("train", "tensor", transform=transform, seed=args.seed, substitute=args.on_corrupt == "skip")
+    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+    val = images("val", "pil", transform=transform)
+    return Data(train, val, found.classes, args.data_path if by_name else root.resolve().name)
 
 
-def _folder_data(args: Namespace, to_train: dict, to_test: dict) -> Data:
-    root, train = Path(args.data_path), None
+def _scan_folders(root: Path, args: Namespace) -> named.Parts:
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
-    listed = list_images(root / "val", args.cache_dataset)
-    chosen = _evenly("--val-images", args.val_images, listed.files, listed.targets)
-    read = partial(read_file, str(root / "val"), presets.DECODERS[args.decode or "pil"])
-    val, classes = Images(*chosen, read, **to_test), listed.classes
+    train, val = None, list_images(root / "val", args.cache_dataset)
     if not args.test_only:
-        listed = list_images(root / "train", args.cache_dataset)
-        if listed.classes != classes:
-            only = {"train": set(listed.classes) - set(classes), "val": set(classes) - set(listed.classes)}
+        train = list_images(root / "train", args.cache_dataset)
+        if train.classes != val.classes:
+            only = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
             where = "; ".join(f"only in {part}: {_first(sorted(names), 5)}" for part, names in only.items() if names)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
-        chosen = _evenly("--train-images", args.train_images, listed.files, listed.targets)
-        read = partial(read_file, str(root / "train"), presets.DECODERS[args.decode or "tensor"])
-        train = Images(*chosen, read, **to_train)
-    return Data(train, val, classes, root.resolve().name)
-
-
-def _evenly(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any, Any]:
-    """So many of the images. Spread evenly, since those of a class may follow each other; alike for every seed."""
-    if wanted is None:
-        return images, targets
-    if wanted > len(targets):
-        raise UserError(f"{flag} {wanted}: there are only {len(targets)}; lower it or leave it out")
-    chosen = np.arange(wanted) * len(targets) // wanted
-    return images[chosen], targets[chosen]
+    return named.Parts(train, val, val.classes)
 
 
 def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
@@ -114,8 +108,10 @@ def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
     return _loader(data.train, args, batches, args.train_crop_size)
 
 
-def eval_loader(data: Data, args: Namespace, sampler: Sampler) -> DataLoader:
-    return _loader(data.val, args, BatchSampler(sampler, args.batch_size, drop_last=False), args.val_crop_size)
+def eval_loader(data: Data, args: Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Each image exactly once over all processes. Nothing is padded: the shares may differ by one."""
+    share = range(rank, len(data.val), world_size)
+    return _loader(data.val, args, BatchSampler(share, args.batch_size, drop_last=False), args.val_crop_size)
 
 
 class _OnceWanted(Sampler):

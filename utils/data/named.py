@@ -23,13 +23,13 @@ class Arrays(NamedTuple):
     targets: Tensor
 
 
-class NamedData(NamedTuple):
+class Parts(NamedTuple):
     train: Arrays
     val: Arrays
     classes: list[str]
 
 
-def load(args: Namespace) -> NamedData:
+def load(args: Namespace) -> Parts:
     name, folder = args.data_path, Path(args.download_dir)
     if name == "digits":
         return digits()
@@ -44,10 +44,10 @@ def load(args: Namespace) -> NamedData:
         raise _missing(name, folder) from None
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
     train, val = (Arrays(pixels, torch.tensor(part.targets)) for pixels, part in zip(images, parts, strict=True))
-    return NamedData(train, val, parts[0].classes)
+    return Parts(train, val, parts[0].classes)
 
 
-def digits() -> NamedData:
+def digits() -> Parts:
     """1,442 images to train and 355 to validate, 8 x 8, always the same split: of each digit every fifth validates."""
     with np.load(DIGITS, allow_pickle=False) as kept:
         levels, targets = kept["images"], kept["targets"].astype(np.int64)
@@ -56,10 +56,10 @@ def digits() -> NamedData:
         to_validate[np.flatnonzero(targets == digit)[4::5]] = True
     both = (~to_validate, to_validate)
     train, val = (Arrays(torch.from_numpy(images[part]), torch.from_numpy(targets[part])) for part in both)
-    return NamedData(train, val, [str(digit) for digit in range(10)])
+    return Parts(train, val, [str(digit) for digit in range(10)])
 
 
-def fashion_mnist(folder: Path, download: bool) -> NamedData:
+def fashion_mnist(folder: Path, download: bool) -> Parts:
     """From a folder with the four published files, packed or not, wherever they come from."""
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     for found in (folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST):
@@ -72,7 +72,7 @@ def fashion_mnist(folder: Path, download: bool) -> NamedData:
         found = folder / "FashionMNIST" / "raw"
     images, targets, val_images, val_targets = (read_idx(found, name) for name in names)
     train, val = Arrays(images[:, None], targets.long()), Arrays(val_images[:, None], val_targets.long())
-    return NamedData(train, val, torchvision.datasets.FashionMNIST.classes)
+    return Parts(train, val, torchvision.datasets.FashionMNIST.classes)
 
 
 def read_idx(folder: Path, name: str) -> Tensor:

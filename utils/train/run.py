@@ -45,7 +45,7 @@ def make_loaders(args: argparse.Namespace, data: Data) -> Loaders:
     batches = sampler.TrainBatches(
         len(data.train), args.batch_size, rank=rank, world_size=size, seed=args.seed, repeats=repeats
     )
-    test = eval_loader(data, args, sampler.EvalSampler(len(data.val), rank, size))
+    test = eval_loader(data, args, rank, size)
     loaders = Loaders(batches, train_loader(data, args, batches), test)
     for loader in (loaders.train, loaders.test):
         start_workers(loader)
