@@ -48,7 +48,7 @@ class Images(Dataset):
             return self.transform(image), int(self.targets[index])
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
-        """The items of a batch, with what could not be read before what came in its place."""
+        """The items of a batch. What could not be read comes before what takes its place."""
         items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
         for key in keys:
             epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
