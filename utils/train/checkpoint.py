@@ -33,6 +33,8 @@ NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
 OF_ONE_KIND = ("betas", "alpha", "dampening")
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 
+Load = Callable[[nn.Module, dict, str], None]  # a state dict into a network, or an error that says what does not fit
+
 
 @dataclass
 class Progress:
@@ -57,7 +59,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: MovingAverage | None
-    scaler: torch.amp.GradScaler | None
+    scaler: torch.amp.GradScaler  # idle unless the precision is fp16
     progress: Progress
     args: argparse.Namespace
     classes: list[str]
@@ -76,25 +78,23 @@ class State:
         }
         if self.ema:
             content["model_ema"] = self.ema.state_dict()
-        if self.scaler:
+        if self.scaler.is_enabled():
             content["scaler"] = self.scaler.state_dict()
         return content
 
-    def restore(self, content: dict[str, Any], load_model: Callable[[nn.Module, dict], None], source: str) -> None:
-        """Take over a checkpoint's content; `load_model` loads a state dict or says what does not fit."""
+    def restore(self, content: dict[str, Any], load: Load, source: str) -> None:
+        """Take over the content of the checkpoint `source`."""
         _check_it_belongs(content, self, source)
-        load_model(self.model, content["model"])
+        load(self.model, content["model"], source)
         if self.ema:
             averaged = content.get("model_ema")
             if averaged is None:
                 log.warning("%s has no moving average: --model-ema starts it anew from its weights", source)
                 averaged = {**self.model.state_dict(), "n_averaged": torch.tensor(0)}
-            weights = {
-                name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"
-            }
-            load_model(self.ema.module, weights)
-            self.ema.n_averaged.copy_(averaged["n_averaged"])
-        if self.scaler and content.get("scaler"):
+            count, weights = averaged["n_averaged"], averaged.items()
+            load(self.ema.module, {n.removeprefix("module."): w for n, w in weights if n != "n_averaged"}, source)
+            self.ema.n_averaged.copy_(count)
+        if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         try:
             if "progress" not in content:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
 from utils import processes
 from utils.errors import UserError
-from utils.files import whole_file
+from utils.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +42,23 @@ def setup() -> None:
 
 def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
     """Arguments, versions and git commit, so that a result can be traced to what made it."""
-    import torchvision
-
     describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         commit = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         commit = None  # not a clone, or no git here
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    versions |= {"torchvision": torchvision.__version__, "cuda": torch.version.cuda}
     content = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "args": {name: value for name, value in vars(args).items() if not name.startswith("_")},
         "processes": processes.world_size(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": torchvision.__version__,
-            "cuda": torch.version.cuda,
-        },
+        "versions": versions,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "git_commit": commit,
     }
-    with whole_file(folder / "run.json") as file:
-        file.write(json.dumps(content, indent=2, default=str).encode())
+    write_json(folder / "run.json", content)
 
 
 class Meters:
@@ -133,16 +128,16 @@ class Log:
     def start_epoch(self, epoch: int, step: int, steps: int) -> None:
         """The clock starts; a bar opens if a person watches."""
         self.epoch, self.steps = epoch, steps
-        self.last = time.perf_counter(), step, 0
+        self.last = time.perf_counter(), step
         if self.active and sys.stderr.isatty():
             self.bar = tqdm(total=steps, initial=step, desc=f"Epoch {epoch}", unit="step", dynamic_ncols=True)
 
     def point(self, step: int, images: int, values: dict[str, float]) -> None:
-        """A log point after `step` steps of the epoch and, since `start_epoch`, `images` images of all processes."""
+        """A log point after `step` steps of the epoch and, since the last one, `images` images of all processes."""
         now = time.perf_counter()
-        (then, last_step, last_images), self.last = self.last, (now, step, images)
+        (then, last_step), self.last = self.last, (now, step)
         seconds = max(now - then, 1e-9)
-        values = {**values, "images_per_second": (images - last_images) / seconds}
+        values = {**values, "images_per_second": images / seconds}
         if torch.cuda.is_initialized():
             values["memory_mb"] = torch.cuda.max_memory_allocated() >> 20
         self.record("step", self.epoch, step, values)
