@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     """--test-only: one sub-network, several, or the best within a budget."""
     saved = saved_weights(args)
-    fill_defaults(args, known_settings(args, saved))
+    fill_defaults(args, saved.settings if saved else {})
     data = load_data(args)
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
@@ -97,9 +97,9 @@ def test(args: argparse.Namespace) -> int:
 def predict_images(args: argparse.Namespace) -> int:
     """--predict: no data needed, the weights know their classes, or how many there are."""
     saved = saved_weights(args)
-    fill_defaults(args, known_settings(args, saved))
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
+    fill_defaults(args, saved.settings)
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
@@ -119,7 +119,7 @@ class Saved(NamedTuple):
     source: str
     state: dict[str, Tensor]
     classes: list[str] | None  # their names, if the file says them
-    settings: dict[str, Any]  # the arguments of the run that wrote it
+    settings: dict[str, Any]  # that they were made or released with, for what the user leaves open
 
 
 def saved_weights(args: argparse.Namespace) -> Saved | None:
@@ -139,7 +139,12 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
         return None
     content = read_checkpoint(path)
     state = models.model_state(content, ema=args.model_ema, source=str(path))
-    return Saved(str(path), state, content.get("classes"), vars(content.get("args", argparse.Namespace())))
+    theirs = vars(content.get("args", argparse.Namespace()))
+    if testing and theirs.get("model", args.model) != args.model:
+        raise UserError(f"{path}: is of --model {theirs['model']}, not {args.model}")
+    names = ("val_resize_size", "val_crop_size", "interpolation", *SHAPE)
+    settings = {name: theirs.get(name) for name in names} | models.zoo.preprocessing(args.weights)
+    return Saved(str(path), state, content.get("classes"), settings)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -147,16 +152,6 @@ def read_checkpoint(path: Path) -> dict:
         return models.read_checkpoint(path)
     except models.WeightsError as error:
         raise UserError(str(error)) from None
-
-
-def known_settings(args: argparse.Namespace, saved: Saved | None) -> dict[str, Any]:
-    """Settings that weights were made or released with, for those that the user leaves open."""
-    if saved is None:
-        return {}
-    if saved.settings.get("model", args.model) != args.model:
-        raise UserError(f"{saved.source}: is of --model {saved.settings['model']}, not {args.model}")
-    names = ("val_resize_size", "val_crop_size", "interpolation", *SHAPE)
-    return {name: saved.settings.get(name) for name in names} | models.zoo.preprocessing(args.weights)
 
 
 def start(
@@ -170,21 +165,17 @@ def start(
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if args.init_from:
-        models.load_plain(model, plain_weights(args.init_from, args.model), new_head=True)
+    if name := args.init_from:
+        is_file, enums = Path(name).exists(), torchvision.models.get_model_weights
+        try:
+            plain = models.read_checkpoint(name) if is_file else enums(args.model)[name]
+        except (KeyError, ValueError):
+            what = f"neither a file nor weights that torchvision has of {args.model}"
+            raise UserError(f"--init-from {name}: {what}") from None
+        models.load_plain(model, plain, new_head=True)
     if saved:
         models.load_state(model, saved.state, source=saved.source)
     return machine, model
-
-
-def plain_weights(name: str, model: str) -> dict | object:
-    """What --init-from names: a file, or one of torchvision's enums for this model."""
-    if Path(name).exists():
-        return models.read_checkpoint(name)
-    try:
-        return torchvision.models.get_model_weights(model)[name]
-    except (KeyError, ValueError):
-        raise UserError(f"--init-from {name}: neither a file nor weights that torchvision has of {model}") from None
 
 
 if __name__ == "__main__":

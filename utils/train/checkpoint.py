@@ -102,10 +102,9 @@ class State:
             self._restore_optimizer(content["optimizer"])
             self.scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{source}: its optimizer or schedule is not the one asked for ({error}): resume with the flags of the "
-                "run that wrote it, or start anew from its weights with --weights"
-            ) from None
+            way_out = "resume with the flags of the run that wrote it, or start anew from its weights with --weights"
+            problem = f"its optimizer or schedule is not the one asked for ({error})"
+            raise UserError(f"{source}: {problem}: {way_out}") from None
         for name, value in content["progress"].items():
             setattr(self.progress, name, value)
         _tell_what_changed(content, self.args)
@@ -136,24 +135,19 @@ def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> 
 
 def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Other arguments than the checkpoint's are allowed, but not in silence."""
-    old = content.get("args")
-    if old is None:
+    if content.get("args") is None:
         return
-    changed = ", ".join(
-        f"{name} {getattr(old, name)} → {value}"
-        for name, value in vars(args).items()
-        if name not in ("resume", "world_size") and getattr(old, name, value) != value
-    )
+    old, new, now = vars(content["args"]), vars(args), processes.world_size()
+    names = [name for name in new if name not in ("resume", "world_size") and old.get(name, new[name]) != new[name]]
+    changed = ", ".join(f"{name} {old[name]} → {new[name]}" for name in names)
     if changed:
         log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", changed)
-    now = processes.world_size()
     before = content.get("world_size") or now
-    old_batch = getattr(old, "batch_size", 0) * getattr(old, "grad_accum", 1) * before
+    old_batch = old.get("batch_size", 0) * old.get("grad_accum", 1) * before
     batch = args.batch_size * args.grad_accum * now
     if old_batch != batch:
-        log.warning(
-            "global batch %d → %d (%d → %d processes); the learning rate is not changed", old_batch, batch, before, now
-        )
+        sizes = f"{old_batch} → {batch} ({before} → {now} processes)"
+        log.warning("global batch %s; the learning rate is not changed", sizes)
 
 
 def save(folder: Path, content: Mapping[str, Any]) -> None:
@@ -169,10 +163,8 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
         while cause.__context__ is not None:
             cause = cause.__context__
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise UserError(
-            f"{newest}: cannot be written ({reason}); the last checkpoint is still there: make room, then continue "
-            "with --resume auto"
-        ) from None
+        way_out = "the last checkpoint is still there: make room, then continue with --resume auto"
+        raise UserError(f"{newest}: cannot be written ({reason}); {way_out}") from None
 
 
 def keep_epoch(folder: Path, epoch: int, epochs: int, best: bool) -> None:
@@ -190,10 +182,9 @@ def newest_readable(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Pat
     for path in candidates:
         try:
             read(path)
+            return path
         except UserError as error:
             log.warning("passed over: %s", error)
-        else:
-            return path
     if candidates:
         raise UserError(f"{folder}: none of its {len(candidates)} checkpoints can be read; start anew elsewhere")
     return None

@@ -75,7 +75,7 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
         if args.checkpoint_steps and progress.step % args.checkpoint_steps == 0:
             check_losses(run, meters, seen)
             save(run)
-    run.log.end_epoch()
+    run.log.bar.close()
     check_losses(run, meters, seen)
     save(run)
     return not run.stop.answer

@@ -55,30 +55,18 @@ def make_run(
     if args.sync_bn:
         model = with_sync_bn(model, machine.device)
     optimizer = optim.build_optimizer(model, args)
-    state = checkpoint.State(
-        model=model,
-        optimizer=optimizer,
-        scheduler=optim.build_scheduler(optimizer, args),
-        ema=optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None,
-        scaler=torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16"),
-        progress=checkpoint.Progress(epoch=args.start_epoch),
-        args=args,
-        classes=classes,
-    )
+    scheduler = optim.build_scheduler(optimizer, args)
+    ema = optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None
+    scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
+    progress = checkpoint.Progress(epoch=args.start_epoch)
+    state = checkpoint.State(model, optimizer, scheduler, ema, scaler, progress, args, classes)
     if args.torch_compile:
         model.compile()
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-    return engine.Run(
-        args=args,
-        machine=machine,
-        state=state,
-        method=method,
-        step=TrainingStep(share_gradients(model), criterion, method.distance, machine.autocast),
-        on_device=on_device,
-        mix=transforms.BatchMix(len(classes), args.mixup_alpha, args.cutmix_alpha),
-        log=Log(Path(args.output_dir), args.tensorboard),
-        stop=StopRequest(),
-    )
+    step = TrainingStep(share_gradients(model), criterion, method.distance, machine.autocast)
+    mix = transforms.BatchMix(len(classes), args.mixup_alpha, args.cutmix_alpha)
+    record = Log(Path(args.output_dir), args.tensorboard)
+    return engine.Run(args, machine, state, method, step, on_device, mix, record, StopRequest())
 
 
 def with_sync_bn(model: nn.Module, device: torch.device) -> nn.Module:
