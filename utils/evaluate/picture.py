@@ -1,28 +1,27 @@
 """The picture of a table of sub-networks, accuracy over GMACs. The only place to use matplotlib, an optional extra."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
 from utils.evaluate.table import Row, pareto
 from utils.files import whole_file
 
-
-class Missing(UserError):
-    """Matplotlib is not installed."""
-
+log = logging.getLogger(__name__)
 
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # release → sub-network → `gmacs` and `acc@1`
 
 
-def draw(rows: Sequence[Row], title: str, path: Path, published: Published) -> None:
-    """Accuracy over GMACs, with the Pareto front and, for comparison, what others published of the same model."""
+def draw(rows: Sequence[Row], title: str, path: Path, published: Published) -> bool:
+    """Accuracy over GMACs, with the Pareto front and, for comparison, what others published of the same model.
+
+    False, after a warning, if matplotlib is missing: the table is worth having without the picture.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise Missing(
-            f"{path.name} was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)"
-        ) from None
+        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
+        return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     front = pareto(rows)
@@ -39,3 +38,4 @@ def draw(rows: Sequence[Row], title: str, path: Path, published: Published) -> N
     axes.legend(loc="lower right")
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=150)
+    return True

@@ -152,7 +152,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
 def _test(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     """Accuracy of the networks that the method names, of the moving average's if there is one."""
     model = run.state.ema.module if run.state.ema else run.state.model
-    processes.broadcast_buffers(model)
+    processes.broadcast(model.buffers())
     tested: dict[str, Hashable] = run.method.tested
     found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
     results = {name: found[subnet] for name, subnet in tested.items()}
