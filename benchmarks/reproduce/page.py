@@ -112,8 +112,9 @@ def write(folder: Path) -> Path:
             alone = {n: {"gmacs": outcome.gmacs[n], "acc@1": a} for n, a in outcome.means("super", "base").items()}
             if rows and alone:
                 picture = folder / f"{name}-{setting}.png"
-                draw(rows, f"{setting}, mean over seeds", picture, {"super-net and base-net": alone}, "trained alone")
-                lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
+                others = {"super-net and base-net": alone}
+                if draw(rows, f"{setting}, mean over seeds", picture, others, "trained alone"):
+                    lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
     with whole_file(page := folder / "method.md") as file:
         file.write(("\n".join(lines) + "\n").encode())
     return page

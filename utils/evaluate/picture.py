@@ -1,33 +1,29 @@
 """The picture of a table of sub-networks, accuracy over GMACs. The only place to use matplotlib, an optional extra."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
 from utils.evaluate.table import Row, pareto
 from utils.files import whole_file
 
-
-class Missing(UserError):
-    """Matplotlib is not installed."""
-
+log = logging.getLogger(__name__)
 
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # release → sub-network → `gmacs` and `acc@1`
 
 
-def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note: str = "published") -> None:
+def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note: str = "published") -> bool:
     """Accuracy over GMACs, with the Pareto front and, for comparison, what others published of the same model.
 
-    `note` says what the others are, if they are something else.
+    `note` says what the others are, if they are something else. False, after a warning, if matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise Missing(
-            f"{path.name} was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)"
-        ) from None
+        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
+        return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     front = pareto(rows)
@@ -47,6 +43,7 @@ def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note
     write_names(axes, {row.name: (row.gmacs, row.top1) for row in named}, others)
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=150)
+    return True
 
 
 def write_names(

@@ -137,7 +137,7 @@ def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     """Test the networks that the method names (the moving average's if there is one), note the outcome, save."""
     state, progress, epoch, tested = run.state, run.state.progress, run.state.progress.epoch, run.method.tested
     model, prefix = (state.ema.module, "EMA ") if state.ema else (state.model, "")
-    processes.broadcast_buffers(model)
+    processes.broadcast(model.buffers())
     found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
     results = {name: found[subnet] for name, subnet in tested.items()}
     figures = {}
