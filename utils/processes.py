@@ -98,9 +98,14 @@ def join(device: torch.device) -> torch.device:
 
 def leave() -> None:
     """Part after a run that went well. Not after an error: torch would wait for what the others never finish."""
+    if dist.is_initialized():
+        if _here.store.add("at the end", 1) == world_size():
+            _here.store.set("all at the end", "")
+        _here.store.wait(["all at the end"], TIMEOUT)  # from now on the store may go, with the main process
     _here.leaving.set()
     if dist.is_initialized():
-        largest(0)  # all are here; from now on the store may go, with the main process
+        # gloo's threads let go of the last tensors, which takes Python's lock; destroying holds it and waits for them.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 

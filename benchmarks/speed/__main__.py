@@ -60,24 +60,24 @@ def measure(args: argparse.Namespace) -> str:
     torch.backends.cudnn.benchmark = True
     # processes that measure together run the same rounds: only their number may decide
     effort = ways.Effort(2, args.rounds if processes.world_size() > 1 else 5, args.rounds, args.seconds)
-    results, cuda = Results.on(device), device.type == "cuda"
+    results, cuda, main_process = Results.on(device), device.type == "cuda", processes.is_main()
     usual, many = args.batch or (256 if cuda else 16), args.batch or 64
     how = {STEP: ways.steps, INPUT: ways.chains}
     batches = {STEP: (usual,), LATENCY: (many, 1), SWITCHING: (1,), ALL: (usual,), INPUT: (many,)}
     names = {part: ("photographs",) if part == INPUT else args.model for part in PARTS}
     for part, name, batch in ((p, name, batch) for p in args.parts for name in names[p] for batch in batches[p]):
-        if processes.is_main():
+        if main_process:
             print(f"{part}, {name} …", file=sys.stderr, flush=True)
         case = ways.Case(name, batch, args.pixels, device, cuda if args.compile is None else args.compile)
         try:
             results.groups += how.get(part, ways.forwards)(part, case, effort)
         except torch.cuda.OutOfMemoryError:
             print(f"{part}, {name}: left out, too large for the GPU; try a smaller --batch", file=sys.stderr)
-        if args.json and processes.is_main():
+        if args.json and main_process:
             with whole_file(args.json) as file:
                 file.write(json.dumps(asdict(results)).encode())
     processes.leave()
-    return markdown([results]) if processes.is_main() else ""
+    return markdown([results]) if main_process else ""
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed.__main__ import main
 from benchmarks.speed.results import ALL, INPUT, LATENCY, STEP, SWITCHING, Group, Results, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,6 @@ def test_a_run_of_two_processes_is_no_answer_to_a_goal_of_one():
     [
         ("--parts speed", "invalid choice: 'speed'"),
         ("--batch 0", "--batch"),
-        ("--device cpu --parts all --model resnet5", "did you mean resnet50"),
         ("--report --results tests", "no speed-*.json there"),
     ],
 )
@@ -108,6 +108,11 @@ def test_a_mistake_is_one_line_and_code_2(arguments: str, word: str):
     assert process.returncode == 2
     assert word in process.stderr.splitlines()[-1]
     assert "Traceback" not in process.stderr
+
+
+def test_an_unknown_network_is_a_mistake_too(capsys: pytest.CaptureFixture):
+    assert main(["--device", "cpu", "--parts", "all", "--model", "resnet5"]) == 2
+    assert "--model resnet5: unknown model 'resnet5'; did you mean" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_help_and_page_do_without_torch(run: tuple):

@@ -28,6 +28,8 @@ from utils.train.optim import all_finite
 from utils.train.passes import Method
 from utils.train.step import TrainingStep
 
+PATIENCE = 16  # steps in a row that loss scaling may leave out: it starts high, and halves itself each time
+
 
 @dataclass
 class Run:
@@ -56,6 +58,8 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
     remaining = batches.remaining()
     meters = Meters(len(roles), run.machine.device, progress.meters)
     seen = meters.values().sum(0)  # the sums at the last log point
+    healthy = seen.clone()  # of each pass, when it last had a finite loss
+    patience = (min(PATIENCE, steps) - 1) * args.grad_accum * batches.batch_size * processes.world_size()  # images
     run.log.start_epoch(progress.epoch, progress.step, steps)
     state.model.train()
     arriving = run.on_device(loader)
@@ -66,17 +70,17 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
         progress.samples += count * batches.batch_size * processes.world_size()
         progress.step += 1
         if progress.step % args.print_freq == 0 or progress.step == steps:
-            total = check_losses(run, meters, seen)
+            total = check_losses(run, meters, healthy, patience)
             values = {"lr": state.optimizer.param_groups[0]["lr"], **averages(roles, total - seen)}
             run.log.point(progress.step, int(total[0, 3] - seen[0, 3]), values)
             seen = total
         if run.stop.poll():
             break
         if args.checkpoint_steps and progress.step % args.checkpoint_steps == 0:
-            check_losses(run, meters, seen)
+            check_losses(run, meters, healthy, patience)
             save(run)
     run.log.bar.close()
-    check_losses(run, meters, seen)
+    check_losses(run, meters, healthy, patience)
     save(run)
     return not run.stop.answer
 
@@ -111,17 +115,21 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
         state.ema.update(state.model, progress.step, warming_up=progress.epoch < args.lr_warmup_epochs)
 
 
-def check_losses(run: Run, meters: Meters, seen: Tensor) -> Tensor:
-    """The sums over all processes so far, which waits for the device. `seen` are those at the last log point.
+def check_losses(run: Run, meters: Meters, healthy: Tensor, patience: int) -> Tensor:
+    """The sums over all processes so far, which waits for the device. `healthy`: theirs when losses were last finite.
 
-    A loss that is not finite ends the run; with loss scaling, which leaves such a step out, only if all since then are.
+    A loss that is not finite ends the run. Loss scaling leaves such a step out: there only many in a row end it.
     """
     values = meters.values()
     total = values.sum(0)
-    images, not_finite = (total - seen)[:, 3:].unbind(1)
-    wrong = not_finite == images if run.state.scaler.is_enabled() else not_finite > 0
-    if (wrong & (not_finite > 0)).any() or not total.isfinite().all():
-        stop_with_diagnostic(run, averages(run.method.roles, total - seen))
+    images, not_finite = (total - healthy)[:, 3:].unbind(1)
+    wrong = not_finite > 0
+    if run.state.scaler.is_enabled():
+        wrong &= (not_finite == images) & (images > patience)
+    if wrong.any() or not total.isfinite().all():
+        stop_with_diagnostic(run, averages(run.method.roles, total - healthy))
+    recovered = not_finite < images
+    healthy[recovered] = total[recovered]
     run.state.progress.meters = values.tolist()
     return total
 
@@ -139,7 +147,7 @@ def stop_with_diagnostic(run: Run, losses: dict[str, float]) -> None:
     content = {
         "epoch": progress.epoch,
         "step": progress.step,
-        "since_last_log_point": {name: str(value) for name, value in losses.items()},
+        "since_losses_were_finite": {name: str(value) for name, value in losses.items()},
         "lr": [group["lr"] for group in state.optimizer.param_groups],
         "loss_scale": state.scaler.get_scale() if state.scaler.is_enabled() else None,
         "tensors_not_finite": [name for name, t in state.model.state_dict().items() if not t.float().isfinite().all()],
