@@ -61,7 +61,8 @@ def train(args: argparse.Namespace) -> int:
     fill_defaults(args)
     data = load_data(args)
     loaders = run.make_loaders(args, data)
-    machine, model = start(args, len(data.classes), args.train_crop_size, saved_weights(args))
+    machine = start(args)
+    model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
     training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
     run.resume(training.state, read_checkpoint, models.load_state)
@@ -77,7 +78,8 @@ def test(args: argparse.Namespace) -> int:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
     loader = eval_loader(data, args, processes.rank(), processes.world_size())
     start_workers(loader)
-    machine, model = start(args, len(data.classes), args.val_crop_size, saved)
+    machine = start(args)
+    model = build(args, len(data.classes), args.val_crop_size, saved)
     on_device = machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
@@ -102,7 +104,8 @@ def predict_images(args: argparse.Namespace) -> int:
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
-    machine, model = start(args, len(classes), args.val_crop_size, saved)
+    machine = start(args)
+    model = build(args, len(classes), args.val_crop_size, saved)
     on_device = machine.place(model, args.channels_last)
     predict.predict(model, images, classes, chosen(model, args.skip_cfg), on_device, machine.autocast)
     return 0
@@ -153,12 +156,14 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(str(error)) from None
 
 
-def start(
-    args: argparse.Namespace, classes: int, image_size: int, saved: Saved | None
-) -> tuple[setup.Machine, models.AdaptiveDepth]:
-    """Join the other processes, if any; then the network, with the weights of --init-from or `saved` if there are."""
+def start(args: argparse.Namespace) -> setup.Machine:
+    """Join the other processes, if any, and say what this one computes with."""
     device = processes.join(setup.choose_device(args.device))
-    machine = setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
+    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
+
+
+def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved | None) -> models.AdaptiveDepth:
+    """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
     settings = {name: getattr(args, name) for name in SHAPE} | {"switchable_norms": not args.no_switchable_norms}
     try:
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
@@ -174,7 +179,7 @@ def start(
         models.load_plain(model, plain, new_head=True)
     if saved:
         models.load_state(model, saved.state, source=saved.source)
-    return machine, model
+    return model
 
 
 if __name__ == "__main__":

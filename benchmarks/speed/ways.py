@@ -65,7 +65,7 @@ def our_step(case: Case, flags: str) -> Call:
         model = train_adn.build(args, CLASSES, case.pixels, None).train()
         method = methods.METHODS[args.method](args, model)
         names = [str(number) for number in range(CLASSES)]
-        training = run.make_run(args, machine, names, model, method, None)
+        training = run.make_run(args, machine, names, model, method)
     meters, batch = Meters(len(method.roles), case.device), Batch(*case.random_batch(), [])
     return lambda: engine.take_step(training, training.on_device([batch]), 1, meters)
 
