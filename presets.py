@@ -11,6 +11,7 @@ import struct
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import PIL.Image
@@ -37,10 +38,8 @@ def decode_pil(path: str | bytes) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
         with open(path, "rb") as file, PIL.Image.open(file) as image:
-            if image.mode.startswith(
-                "I"
-            ):  # PIL would clip 16-bit grey at 255, that is make it white: keep the high byte
-                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))  # high byte
+            if image.mode.startswith("I"):  # 16-bit grey: the high byte, since PIL clips at 255, that is makes it white
+                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
 
 
@@ -71,42 +70,33 @@ def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
         steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
     if args.hflip_prob > 0:
         steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
-    if args.auto_augment:
-        steps.extend(_auto_augment(args, interpolation))
+    # torchvision turns and shears tensors bilinearly at best: with bicubic PIL does it, as in the reference.
+    bicubic = args.interpolation == "bicubic"
+    if args.auto_augment == "augmix":  # works on tensors inside, also where the image is PIL's
+        simple = v2.InterpolationMode.BILINEAR if bicubic else interpolation
+        steps.append(partial(_without_onednn, v2.AugMix(severity=args.augmix_severity, interpolation=simple)))
+    elif args.auto_augment:
+        if args.auto_augment == "ra":
+            augment = v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
+        elif args.auto_augment == "ta_wide":
+            augment = v2.TrivialAugmentWide(interpolation=interpolation)
+        else:
+            augment = v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
+        steps.extend([v2.ToPILImage(), augment] if bicubic else [partial(_without_onednn, augment)])
     steps.append(v2.PILToTensor())
     if args.random_erase > 0:
         steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR))
     return v2.Compose(steps)
 
 
-def _auto_augment(args: Namespace, interpolation: v2.InterpolationMode) -> list[nn.Module]:
-    """torchvision turns and shears tensors bilinearly at best: with bicubic PIL does it, as in the reference."""
-    if args.auto_augment == "augmix":  # works on tensors inside, also where the image is PIL's
-        simple = v2.InterpolationMode.BILINEAR if args.interpolation == "bicubic" else interpolation
-        return [_WithoutOneDNN(v2.AugMix(severity=args.augmix_severity, interpolation=simple))]
-    if args.auto_augment == "ra":
-        augment = v2.RandAugment(magnitude=args.ra_magnitude, interpolation=interpolation)
-    elif args.auto_augment == "ta_wide":
-        augment = v2.TrivialAugmentWide(interpolation=interpolation)
-    else:
-        augment = v2.AutoAugment(v2.AutoAugmentPolicy(args.auto_augment), interpolation=interpolation)
-    return [v2.ToPILImage(), augment] if args.interpolation == "bicubic" else [_WithoutOneDNN(augment)]
-
-
-class _WithoutOneDNN(nn.Module):
+def _without_onednn(augment: v2.Transform, image: Image) -> Image:
     """oneDNN's convolution is made for many channels: torch's own sharpens a colour image ten times as fast."""
-
-    def __init__(self, augment: v2.Transform):
-        super().__init__()
-        self.augment = augment
-
-    def forward(self, image: Image) -> Image:
-        enabled = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = False
-        try:
-            return self.augment(image)
-        finally:
-            torch.backends.mkldnn.enabled = enabled
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        return augment(image)
+    finally:
+        torch.backends.mkldnn.enabled = enabled
 
 
 def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: str = "bilinear") -> v2.Compose:

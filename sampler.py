@@ -27,9 +27,7 @@ class TrainBatches(Sampler[list[Key]]):
     the images; `repeats` epochs share one shuffled order and together show each image exactly `repeats` times.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0, repeats: int = 1
-    ):
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0, repeats: int = 1):
         if min(size, batch_size, repeats) < 1 or not 0 <= rank < world_size:
             raise ValueError(f"no batches for {size=}, {batch_size=}, {repeats=}, {rank=}, {world_size=}")
         self.size, self.rank, self.world_size, self.seed, self.repeats = size, rank, world_size, seed, repeats
@@ -42,11 +40,9 @@ class TrainBatches(Sampler[list[Key]]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever it is entered."""
-        return -(-self.share // self.batch_size)
+        return -(-self.share // self.batch_size)  # of a whole epoch, wherever it is entered
 
     def remaining(self) -> int:
-        """Batches from `start` on."""
         return max(0, -(-(self.share - self.start) // self.batch_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -60,16 +56,3 @@ class TrainBatches(Sampler[list[Key]]):
         for row in range(batches):
             pairs = zip(indices[row].tolist(), repeats[row].tolist(), strict=True)
             yield [(self.epoch, index, repeat) for index, repeat in pairs]
-
-
-class EvalSampler(Sampler[int]):
-    """Each index exactly once over all processes. Nothing is padded: the shares may differ by one."""
-
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1):
-        self.indices = range(rank, size, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)

@@ -24,7 +24,6 @@ from torch import Tensor
 
 import models
 import presets
-import sampler
 from utils import processes, setup
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
@@ -33,14 +32,15 @@ from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.train import checkpoint, log, run
 
+SHAPE = ("stem", "patch_size", "window_size")  # flags that say how a network is built
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     args = parser(methods).parse_args(argv)
     try:
         if args.from_table:
-            budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
-            print(table.choose_from(args.from_table, budget))
+            print(table.choose_from(args.from_table, budget_of(args)))
             return 0
         processes.connect(args.dist_url, args.world_size)
         log.setup()
@@ -64,39 +64,31 @@ def train(args: argparse.Namespace) -> int:
     machine = start(args)
     model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
-    method = methods.METHODS[args.method](args, model)
-    training = run.make_run(args, machine, data.classes, model, method, run.Reader(read_checkpoint, models.load_state))
+    training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
+    run.resume(training.state, read_checkpoint, models.load_state)
     return run.train(training, data, loaders)
 
 
 def test(args: argparse.Namespace) -> int:
     """--test-only: one sub-network, several, or the best within a budget."""
     saved = saved_weights(args)
-    fill_defaults(args, known_settings(args, saved))
+    fill_defaults(args, saved.settings if saved else {})
     data = load_data(args)
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
-    loader = eval_loader(data, args, sampler.EvalSampler(len(data.val), processes.rank(), processes.world_size()))
+    loader = eval_loader(data, args, processes.rank(), processes.world_size())
     start_workers(loader)
     machine = start(args)
     model = build(args, len(data.classes), args.val_crop_size, saved)
     on_device = machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
-    budget = table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
-    facts = {
-        "model": args.model,
-        "weights": args.weights or args.resume,
-        "data": data.name,
-        "data_path": args.data_path,
-        "device": str(machine.device),
-        "precision": machine.precision,
-        "memory_format": str(on_device.to_float.memory_format).removeprefix("torch."),
-        "compiled": args.torch_compile,
-        "averaged_weights": args.model_ema,
-    }
+    weights, layout = args.weights or args.resume, str(on_device.to_float.memory_format).removeprefix("torch.")
+    facts = {"model": args.model, "weights": weights, "data": data.name, "data_path": args.data_path}
+    facts |= {"device": str(machine.device), "precision": machine.precision, "memory_format": layout}
+    facts |= {"compiled": args.torch_compile, "averaged_weights": args.model_ema}
     published = models.zoo.published(args.model) if len(data.classes) == 1000 else {}
-    folder, draw = Path(args.output_dir), not args.no_picture
+    folder, budget, draw = Path(args.output_dir), budget_of(args), not args.no_picture
     wanted = report.Report(facts, folder, args.val_crop_size, args.latency_batch, budget, draw, published)
     subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
     report.test(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, wanted)
@@ -106,9 +98,9 @@ def test(args: argparse.Namespace) -> int:
 def predict_images(args: argparse.Namespace) -> int:
     """--predict: no data needed, the weights know their classes, or how many there are."""
     saved = saved_weights(args)
-    fill_defaults(args, known_settings(args, saved))
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
+    fill_defaults(args, saved.settings)
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
@@ -119,10 +111,8 @@ def predict_images(args: argparse.Namespace) -> int:
     return 0
 
 
-def start(args: argparse.Namespace) -> setup.Machine:
-    """Join the other processes, if any, and say what this one computes with."""
-    device = processes.join(setup.choose_device(args.device))
-    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
+def budget_of(args: argparse.Namespace) -> table.Budget:
+    return table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
 
 
 class Saved(NamedTuple):
@@ -131,26 +121,32 @@ class Saved(NamedTuple):
     source: str
     state: dict[str, Tensor]
     classes: list[str] | None  # their names, if the file says them
-    settings: dict[str, Any]  # the arguments of the run that wrote it
+    settings: dict[str, Any]  # that they were made or released with, for what the user leaves open
 
 
 def saved_weights(args: argparse.Namespace) -> Saved | None:
     """What --weights names or, without training, --resume. Without training only --init-from does without either."""
     testing = args.test_only or args.predict
-    path = Path(args.resume)
     if testing and args.resume == "auto":
         path = checkpoint.newest_readable(Path(args.output_dir), read_checkpoint)
         if path is None:
             raise UserError(f"--resume auto: no checkpoint in {args.output_dir}")
-    elif not (testing and args.resume):
-        if not args.weights:
-            if testing and not args.init_from:
-                raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
-            return None
+    elif testing and args.resume:
+        path = Path(args.resume)
+    elif args.weights:
         path = models.zoo.weights_file(args.weights, model=args.model, url=args.weights_url, folder=args.weights_dir)
-    content = models.read_checkpoint(path)
+    elif testing and not args.init_from:
+        raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
+    else:
+        return None
+    content = read_checkpoint(path)
     state = models.model_state(content, ema=args.model_ema, source=str(path))
-    return Saved(str(path), state, content.get("classes"), vars(content.get("args", argparse.Namespace())))
+    theirs = vars(content.get("args", argparse.Namespace()))
+    if testing and theirs.get("model", args.model) != args.model:
+        raise UserError(f"{path}: is of --model {theirs['model']}, not {args.model}")
+    names = ("val_resize_size", "val_crop_size", "interpolation", *SHAPE)
+    settings = {name: theirs.get(name) for name in names} | models.zoo.preprocessing(args.weights)
+    return Saved(str(path), state, content.get("classes"), settings)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -160,45 +156,30 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(str(error)) from None
 
 
-def known_settings(args: argparse.Namespace, saved: Saved | None) -> dict[str, Any]:
-    """Settings that weights were made or released with, for those that the user leaves open."""
-    if saved is None:
-        return {}
-    if saved.settings.get("model", args.model) != args.model:
-        raise UserError(f"{saved.source}: is of --model {saved.settings['model']}, not {args.model}")
-    names = ("val_resize_size", "val_crop_size", "interpolation", "stem", "patch_size", "window_size")
-    return {name: saved.settings.get(name) for name in names} | models.zoo.preprocessing(args.weights)
+def start(args: argparse.Namespace) -> setup.Machine:
+    """Join the other processes, if any, and say what this one computes with."""
+    device = processes.join(setup.choose_device(args.device))
+    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
 
 
 def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved | None) -> models.AdaptiveDepth:
     """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
+    settings = {name: getattr(args, name) for name in SHAPE} | {"switchable_norms": not args.no_switchable_norms}
     try:
-        model = models.build(
-            args.model,
-            num_classes=classes,
-            stem=args.stem,
-            patch_size=args.patch_size,
-            window_size=args.window_size,
-            image_size=image_size,
-            switchable_norms=not args.no_switchable_norms,
-        )
+        model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if args.init_from:
-        models.load_plain(model, plain_weights(args.init_from, args.model), new_head=True)
+    if name := args.init_from:
+        is_file, enums = Path(name).exists(), torchvision.models.get_model_weights
+        try:
+            plain = models.read_checkpoint(name) if is_file else enums(args.model)[name]
+        except (KeyError, ValueError):
+            what = f"neither a file nor weights that torchvision has of {args.model}"
+            raise UserError(f"--init-from {name}: {what}") from None
+        models.load_plain(model, plain, new_head=True)
     if saved:
         models.load_state(model, saved.state, source=saved.source)
     return model
-
-
-def plain_weights(name: str, model: str) -> dict | object:
-    """What --init-from names: a file, or one of torchvision's enums for this model."""
-    if Path(name).exists():
-        return models.read_checkpoint(name)
-    try:
-        return torchvision.models.get_model_weights(model)[name]
-    except (KeyError, ValueError):
-        raise UserError(f"--init-from {name}: neither a file nor weights that torchvision has of {model}") from None
 
 
 if __name__ == "__main__":

@@ -15,11 +15,8 @@ class BatchMix:
     """
 
     def __init__(self, num_classes: int, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0):
-        self.choices = []
-        if mixup_alpha > 0:
-            self.choices.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
-        if cutmix_alpha > 0:
-            self.choices.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+        kinds = ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
+        self.choices = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if not self.choices:
@@ -27,9 +24,5 @@ class BatchMix:
         choice, seed = torch.randint(2**31, (2,), generator=generator).tolist()
         with seeded(seed):
             mixed, targets = self.choices[choice % len(self.choices)](images, targets)
-        return mixed.contiguous(memory_format=_memory_format(images)), targets  # rolling the batch forgets its layout
-
-
-def _memory_format(images: Tensor) -> torch.memory_format:
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+        layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
+        return mixed.contiguous(memory_format=layout), targets  # rolling the batch forgets its layout

@@ -13,9 +13,7 @@ value handed down: no module changes in a forward pass, and threads, DDP, EMA an
 import copy
 import itertools
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,32 +21,45 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from . import skip as skips
+from .skip import Skip
 from .subnet import ManyNetworks
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-Skip = tuple[bool, ...]
-
-
-def mandatory_count(length: int) -> int:
-    """How many of a stage's blocks are mandatory: half, rounded up; one at least, and not the last of several."""
-    return max(1, min(length - 1, math.ceil(length / 2)))
 
 
 class Stage(nn.Sequential):
-    """The blocks of a residual stage, by the names that they have in the state dict."""
-
-    def __init__(self, blocks: nn.Sequential | OrderedDict[str, nn.Module]) -> None:
-        super().__init__(OrderedDict(blocks.named_children() if isinstance(blocks, nn.Sequential) else blocks))
+    """The blocks of a residual stage. The first half of them, rounded up, is mandatory."""
 
 
-def under(module: nn.Module, skip: bool) -> list[nn.Module]:
-    """The blocks that run: those of a stage without, under `skip`, its skippable ones; else the module itself."""
-    if not isinstance(module, Stage):
-        return [module]
-    return list(module)[: mandatory_count(len(module)) if skip else None]
+def select(module: nn.Module, skip: bool, copies: list[tuple[nn.Module, nn.Module]] | None = None) -> nn.Module:
+    """The module as it runs under the flag. What holds no choice is given as it is.
+
+    A child `…_skip` stands in for its namesake under the flag. In `copies` pairs (copy, its original) are noted.
+    """
+    parts = module._modules
+    children = {
+        name: child if child is None else select(parts.get(f"{name}_skip", child) if skip else child, skip, copies)
+        for name, child in parts.items()
+        if not (name.endswith("_skip") and name.removesuffix("_skip") in parts)
+    }
+    if skip and isinstance(module, Stage):
+        children = dict(itertools.islice(children.items(), math.ceil(len(children) / 2)))
+    if children == parts:
+        return module
+    selected = with_children(module, children)
+    if copies is not None:
+        copies.append((selected, module))
+    return selected
 
 
-def add_twins(module: nn.Module, switchable_norms: bool = True, leave: Sequence[str] = ()) -> None:
+def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
+    """A copy of a module that shares its tensors and hooks, and has other children."""
+    new = object.__new__(type(module))  # copy.copy would run the constructor of what FSDP makes of a module
+    new.__dict__.update(module.__dict__, _modules=children)
+    return new
+
+
+def add_twins(module: nn.Module, switchable_norms: bool, leave: Sequence[str]) -> None:
     """Give each norm in a mandatory module its twin `…_skip`, except under the names in `leave`.
 
     Stochastic depth gets an identity: the base-net is trained without it.
@@ -64,54 +75,15 @@ def add_twins(module: nn.Module, switchable_norms: bool = True, leave: Sequence[
             add_twins(child, switchable_norms, leave)
 
 
-def twins(module: nn.Module) -> dict[str, nn.Module]:
-    """Those of a module's own children: by the name of the child that each stands in for."""
-    parts = module._modules
-    return {name: parts[f"{name}_skip"] for name in parts if f"{name}_skip" in parts}
-
-
-Copies = list[tuple[nn.Module, nn.Module]]  # (copy, what it was made of)
-
-
-def select(module: nn.Module, skip: bool, copies: Copies | None = None) -> nn.Module:
-    """The module as it runs under the flag. What holds no choice is given as it is; copies are noted in `copies`."""
-    twin = twins(module)
-    children = {
-        name: child if child is None else select(twin.get(name, child) if skip else child, skip, copies)
-        for name, child in module._modules.items()
-        if name.removesuffix("_skip") == name or name.removesuffix("_skip") not in twin
-    }
-    if skip and isinstance(module, Stage):
-        children = dict(itertools.islice(children.items(), mandatory_count(len(children))))
-    if children == module._modules:
-        return module
-    selected = with_children(module, children)
-    if copies is not None:
-        copies.append((selected, module))
-    return selected
-
-
-def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
-    """A copy of a module that shares its tensors and hooks, and has other children."""
-    new = object.__new__(type(module))  # copy.copy would run the constructor of what FSDP makes of a module
-    new.__dict__.update(module.__dict__, _modules=children)
-    return new
-
-
-def in_float32(head: nn.Module, x: Tensor) -> Tensor:
-    """Logits in float32 under autocast too: of a thousand classes in 16 bits, several are equal."""
-    if not torch.is_autocast_enabled(x.device.type):
-        return head(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return head(x.float())
-
-
 class Selected(NamedTuple):
     """A network's sub-paths as they run, and what they were made of."""
 
-    chains: list[tuple[list[nn.Module], list[nn.Module]]]  # per flag of `skip`, then of the tail: as a whole, skipped
-    copies: Copies
+    paths: list[tuple[nn.Sequential, nn.Sequential]]  # of each flag, then behind the stages: as a whole, skipped
+    copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
+
+
+MADE_HERE = ("_selected", "_run", "_embed", "_classify")  # a network's attributes that its copies make for themselves
 
 
 class AdaptiveDepth(ManyNetworks):
@@ -119,17 +91,18 @@ class AdaptiveDepth(ManyNetworks):
 
     settings: ClassVar[tuple[str, ...]] = ()  # which of the command's settings of networks this family knows
 
+    def __init__(self, *args: Any, switchable_norms: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.switchable_norms = switchable_norms
+
     def _embed(self, x: Tensor) -> Tensor:
-        """Image → what the first path takes. Knows no `skip`."""
-        raise NotImplementedError
+        """Image → what the body takes. Knows no `skip`."""
+        return x
 
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        """For each flag of `skip` the modules that follow it, in order. They end at the stage's output h^s."""
+    def _body(self) -> Iterable[nn.Module]:
+        """The modules that follow `skip`, in order. A flag is for a stage and what is before it; the last also for what
+        is behind the last stage."""
         raise NotImplementedError
-
-    def _tail(self) -> Sequence[nn.Module]:
-        """Modules behind the last stage that follow the last flag."""
-        return ()
 
     def _classify(self, x: Tensor) -> Tensor:
         """What comes out last → logits."""
@@ -142,20 +115,28 @@ class AdaptiveDepth(ManyNetworks):
     def _tidy_plain(self, plain: nn.Module) -> None:
         """Give a sub-network, already of torchvision's class, torchvision's own order of modules."""
 
-    def adapt(self, switchable_norms: bool = True, leave: Sequence[str] = ()) -> None:
+    def adapt(self, leave: Sequence[str] = ()) -> None:
         """What a family's constructor does last: mandatory modules get their twins, sub-paths are made."""
-        for module in itertools.chain(*self._paths(), self._tail()):
-            for block in under(module, skip=True):
-                add_twins(block, switchable_norms, leave)
+        for module in self._body():
+            add_twins(select(module, skip=True), self.switchable_norms, leave)
         self._select()
 
+    def _by_flag(self) -> list[list[nn.Module]]:
+        """The body, parted behind each stage."""
+        paths = [[]]
+        for module in self._body():
+            paths[-1].append(module)
+            if any(isinstance(part, Stage) for part in module.modules()):  # one may be wrapped
+                paths.append([])
+        return paths
+
     def _select(self) -> None:
-        copies: Copies = []
-        chains = [
-            ([select(m, False, copies) for m in path], [select(m, True, copies) for m in path])
-            for path in (*self._paths(), self._tail())
+        copies = []
+        paths = [
+            tuple(nn.Sequential(*(select(module, skip, copies) for module in path)) for skip in (False, True))
+            for path in self._by_flag()
         ]
-        self._selected = Selected(chains, copies, [(m, dict(m._modules)) for m in self.modules() if m._modules])
+        self._selected = Selected(paths, copies, [(m, dict(m._modules)) for m in self.modules() if m._modules])
 
     def _follow_changes(self) -> None:
         """Modules may have been replaced since (SyncBN, wrappers), or have gone from training to evaluation alone."""
@@ -165,13 +146,19 @@ class AdaptiveDepth(ManyNetworks):
             selected.__dict__["training"] = module.training
 
     def _run(self, s: int, skip: bool, x: Tensor) -> Tensor:
-        for module in self._selected.chains[s][skip]:
-            x = module(x)
-        return x
+        return self._selected.paths[s][skip](x)
+
+    def _logits(self, skip: Skip, x: Tensor) -> Tensor:
+        """In float32 under autocast too: of a thousand classes in 16 bits, several are equal."""
+        x = self._run(len(skip), skip[-1], x)
+        if not torch.is_autocast_enabled(x.device.type):
+            return self._classify(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._classify(x.float())
 
     @property
     def num_skippable_stages(self) -> int:
-        return len(self._selected.chains) - 1
+        return len(self._selected.paths) - 1
 
     @property
     def super_net(self) -> Skip:
@@ -186,65 +173,53 @@ class AdaptiveDepth(ManyNetworks):
         """All 2^N, from the super-net to the base-net."""
         return list(itertools.product((False, True), repeat=self.num_skippable_stages))
 
-    def forward(
-        self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
-        if not torch.compiler.is_compiling():
-            self._follow_changes()
-        skip = self.checked(skip)
-        x = self._embed(x)
-        features = []
-        for s, flag in enumerate(skip):
-            x = self._run(s, flag, x)
-            if return_features:
-                features.append(self._feature_map(x))
-        logits = self._classify(self._run(len(skip), skip[-1], x))
-        return (logits, features) if return_features else logits
-
-    def forward_all(self, x: Tensor, subnets: Sequence[Sequence[bool]] | None = None) -> dict[Skip, Tensor]:
-        """Walks the tree of stages: what several sub-networks share runs once."""
-        self._follow_changes()
-        wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
-        prefixes = {skip[:s] for skip in wanted for s in range(1, self.num_skippable_stages + 1)}
-        logits: dict[Skip, Tensor] = {}
-
-        def walk(prefix: Skip, x: Tensor) -> None:
-            if len(prefix) == self.num_skippable_stages:
-                logits[prefix] = self._classify(self._run(len(prefix), prefix[-1], x))
-                return
-            for flag in (False, True):
-                if (*prefix, flag) in prefixes:
-                    walk((*prefix, flag), self._run(len(prefix), flag, x))
-
-        walk((), self._embed(x))
-        return {skip: logits[skip] for skip in wanted}
-
-    def checked(self, skip: Sequence[bool] | None) -> Skip:
-        """`skip` as a tuple, or a ValueError that says what was expected."""
-        if skip is None:
-            return self.super_net
-        n = self.num_skippable_stages
-        if not isinstance(skip, (tuple, list)) or len(skip) != n or not all(isinstance(flag, bool) for flag in skip):
-            raise ValueError(
-                f"skip must be a tuple or list of {n} bools, one per stage (True skips its second half), "
-                f"like {self.base_net} for the base-net; got {skip!r}"
-            )
-        return tuple(skip)
-
     def name(self, skip: Sequence[bool]) -> str:
         return skips.name(skip)
 
     def parse(self, word: str) -> Skip:
         return skips.parse(word, self.num_skippable_stages)
 
+    def _checked(self, skip: Sequence[bool] | None) -> Skip:
+        return self.super_net if skip is None else skips.checked(skip, self.num_skippable_stages)
+
+    def forward(
+        self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
+        if not torch.compiler.is_compiling():
+            self._follow_changes()
+        skip = self._checked(skip)
+        x = self._embed(x)
+        features = []
+        for s, flag in enumerate(skip):
+            x = self._run(s, flag, x)
+            if return_features:
+                features.append(self._feature_map(x))
+        logits = self._logits(skip, x)
+        return (logits, features) if return_features else logits
+
+    def forward_all(self, x: Tensor, subnets: Sequence[Sequence[bool]] | None = None) -> dict[Skip, Tensor]:
+        """Walks the tree of stages: what several sub-networks share runs once."""
+        self._follow_changes()
+        wanted = self.subnets if subnets is None else [self._checked(skip) for skip in subnets]
+        outputs, before = [self._embed(x)], ()  # of the stages of the sub-network before
+        logits: dict[Skip, Tensor] = {}
+        for skip in sorted(set(wanted)):
+            for s, flag in enumerate(skip):
+                if skip[: s + 1] != before[: s + 1]:
+                    del outputs[s + 1 :]
+                    outputs.append(self._run(s, flag, outputs[s]))
+            logits[skip] = self._logits(skip, outputs[-1])
+            before = skip
+        return {skip: logits[skip] for skip in wanted}
+
     def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
-        flags = self.checked(skip)
-        chosen: dict[nn.Module, nn.Module | None] = {}
-        for path, flag in zip((*self._paths(), self._tail()), (*flags, flags[-1]), strict=True):
+        flags = self._checked(skip)
+        chosen: dict[nn.Module, nn.Module | None] = {}  # None: left out
+        for path, flag in zip(self._by_flag(), (*flags, flags[-1]), strict=True):
             for module in path:
-                chosen |= dict.fromkeys(under(module, skip=False))
-                chosen |= {block: select(block, flag) for block in under(module, flag)}
+                runs = select(module, flag)
+                chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
 
         def rebuild(module: nn.Module) -> nn.Module | None:
             if module in chosen or not module._modules:
@@ -258,7 +233,8 @@ class AdaptiveDepth(ManyNetworks):
         plain = rebuild(self)
         lineage = type(self).__mro__
         plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
-        plain.__dict__.pop("_selected")
+        for name in MADE_HERE:
+            plain.__dict__.pop(name, None)
         self._tidy_plain(plain)
         return plain
 
@@ -269,34 +245,22 @@ class AdaptiveDepth(ManyNetworks):
         Here each sub-path has a code object of its own: no limit is met, and the stages' different shapes are not taken
         for one dynamic shape.
         """
-        compiled = {
-            (s, flag): torch.compile(self._path_function(s, flag), **options)
-            for s in range(len(self._selected.chains))
-            for flag in (False, True)
-            if self._selected.chains[s][flag]
-        }
-        self._run = partial(_run_compiled, compiled)
+        compiled = {}
+        for s, flag in itertools.product(range(self.num_skippable_stages + 1), (False, True)):
+
+            def path(x: Tensor, s: int = s, flag: bool = flag) -> Tensor:
+                return self._selected.paths[s][flag](x)
+
+            path.__code__ = path.__code__.replace(co_name=f"path_{s}_{flag}")
+            compiled[s, flag] = torch.compile(path, **options)
+        self._run = lambda s, skip, x: compiled[s, skip](x)
         self._embed = torch.compile(self._embed, **options)
         self._classify = torch.compile(self._classify, **options)
 
-    def _path_function(self, s: int, skip: bool) -> Callable[[Tensor], Tensor]:
-        def function(x: Tensor) -> Tensor:
-            for module in self._selected.chains[s][skip]:
-                x = module(x)
-            return x
-
-        function.__code__ = function.__code__.replace(co_name=f"path_{s}_{skip}")
-        return function
-
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are not compiled, and make sub-paths of their own."""
-        own = ("_run", "_embed", "_classify", "_selected")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
+        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._select()
-
-
-def _run_compiled(compiled: dict[tuple[int, bool], Any], s: int, skip: bool, x: Tensor) -> Tensor:
-    return compiled[s, skip](x) if (s, skip) in compiled else x  # without a tail nothing runs there

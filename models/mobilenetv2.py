@@ -4,14 +4,14 @@ The stem and the first single block follow the first flag; the last single block
 one. Every convolution and its norm form one module, `ConvNorm`, which is what the released weights' names are made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2
 
-from .adaptive import AdaptiveDepth, Stage, in_float32, with_children
+from .adaptive import AdaptiveDepth, Stage, with_children
 from .registry import network
 
 # expansion, channels, repeats, stride: the paper's table, which torchvision keeps inside its constructor
@@ -36,12 +36,7 @@ class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
     settings = ("stem",)
 
     def __init__(
-        self,
-        *,
-        stem: str = "imagenet",
-        switchable_norms: bool = True,
-        inverted_residual_setting: Sequence[Sequence[int]] | None = None,
-        **kwargs: Any,
+        self, *, stem: str = "imagenet", inverted_residual_setting: Sequence[Sequence[int]] | None = None, **kwargs: Any
     ) -> None:
         setting = [list(row) for row in inverted_residual_setting or GROUPS]
         if stem == "small":  # images of about 32×32: shrink them three times instead of five
@@ -50,31 +45,21 @@ class AdaptiveMobileNetV2(AdaptiveDepth, mobilenetv2.MobileNetV2):
         if stem == "small":
             self.features[0][0].stride = (1, 1)
         first, *blocks, last = self.features
-        modules = [ConvNorm(*first)]
-        self._ends = [0]  # of the paths: places in `features`
+        self.features = nn.Sequential(ConvNorm(*first))
         for _, _, repeats, _ in setting:
             group, blocks = blocks[:repeats], blocks[repeats:]
             for block in group:
                 *activated, linear, norm = block.conv
                 block.conv = nn.Sequential(*(ConvNorm(*unit) for unit in activated), ConvNorm(linear, norm))
-            modules.append(group[0] if repeats == 1 else Stage(nn.Sequential(*group)))
-            if repeats > 1:
-                self._ends.append(len(modules))
-        self.features = nn.Sequential(*modules, ConvNorm(*last))
-        self.adapt(switchable_norms)
+            self.features.append(group[0] if repeats == 1 else Stage(*group))
+        self.features.append(ConvNorm(*last))
+        self.adapt()
 
-    def _embed(self, x: Tensor) -> Tensor:
-        return x
-
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        modules = list(self.features)
-        return [modules[a:b] for a, b in zip(self._ends[:-1], self._ends[1:], strict=True)]
-
-    def _tail(self) -> Sequence[nn.Module]:
-        return list(self.features)[self._ends[-1] :]
+    def _body(self) -> Iterable[nn.Module]:
+        return self.features
 
     def _classify(self, x: Tensor) -> Tensor:
-        return in_float32(self.classifier, torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+        return self.classifier(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
 
     def _tidy_plain(self, plain: nn.Module) -> None:
         """One flat chain of blocks, of convolutions and norms by torchvision's names."""

@@ -4,14 +4,15 @@ A stage of a single block has nothing to skip. Before the first skippable stage 
 behind one it follows that stage's flag, as MobileNetV2's last single block does. Shortcuts' norms are not switched.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import regnet
 from torchvision.models.regnet import BlockParams
 
-from .adaptive import AdaptiveDepth, Stage, in_float32
+from .adaptive import AdaptiveDepth, Stage
 from .registry import network
 
 
@@ -20,7 +21,7 @@ class AdaptiveRegNet(AdaptiveDepth, regnet.RegNet):
 
     settings = ("stem",)
 
-    def __init__(self, *numbers: float, stem: str = "imagenet", switchable_norms: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *numbers: float, stem: str = "imagenet", **kwargs: Any) -> None:
         parameters = BlockParams.from_init_params(*numbers, se_ratio=0.25)
         if stem == "small":  # images of about 32×32: shrink them three times instead of five
             parameters.strides[0] = 1
@@ -28,30 +29,22 @@ class AdaptiveRegNet(AdaptiveDepth, regnet.RegNet):
         if stem == "small":
             self.stem[0].stride = (1, 1)
         for name, blocks in list(self.trunk_output.named_children()):
-            setattr(self.trunk_output, name, Stage(blocks))
-        self.adapt(switchable_norms, leave=("proj",))
-
-    def _stages(self) -> tuple[list[Stage], list[Stage], list[Stage]]:
-        """Those before the first that can be skipped, those that can be, and those of a single block behind."""
-        stages = list(self.trunk_output)
-        skippable = [number for number, stage in enumerate(stages) if len(stage) > 1]
-        first, end = skippable[0], skippable[-1] + 1
-        return stages[:first], stages[first:end], stages[end:]
+            if len(blocks) > 1:
+                setattr(self.trunk_output, name, Stage(OrderedDict(blocks.named_children())))
+        self.before = next(n for n, blocks in enumerate(self.trunk_output) if isinstance(blocks, Stage))
+        self.adapt(leave=("proj",))
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for stage in self._stages()[0]:
+        for stage in list(self.trunk_output)[: self.before]:
             x = stage(x)
         return x
 
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        return [[stage] for stage in self._stages()[1]]
-
-    def _tail(self) -> Sequence[nn.Module]:
-        return self._stages()[2]
+    def _body(self) -> Iterable[nn.Module]:
+        return self.trunk_output[self.before :]
 
     def _classify(self, x: Tensor) -> Tensor:
-        return in_float32(self.fc, self.avgpool(x).flatten(1))
+        return self.fc(self.avgpool(x).flatten(1))
 
 
 network("regnet_y_400mf", AdaptiveRegNet, 16, 48, 27.89, 2.09, 8)

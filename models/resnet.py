@@ -4,7 +4,7 @@ The stem's and the shortcuts' norms are not switched. The variants `…vd` shrin
 convolution of stride 1, instead of by the stride.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .adaptive import AdaptiveDepth, Stage, in_float32
+from .adaptive import AdaptiveDepth, Stage
 from .registry import network
 
 
@@ -26,7 +26,6 @@ class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):
         *,
         stem: str = "imagenet",
         pooled_shortcuts: bool = False,
-        switchable_norms: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(block, list(layers), **kwargs)
@@ -36,27 +35,21 @@ class AdaptiveResNet(AdaptiveDepth, resnet.ResNet):
             self.maxpool = nn.Identity()
         for name in ("layer1", "layer2", "layer3", "layer4"):
             layer = getattr(self, name)
-            if pooled_shortcuts:
-                _pool_shortcut(layer[0])
-            setattr(self, name, Stage(layer))
-        self.adapt(switchable_norms, leave=("downsample",))
+            shortcut = layer[0].downsample
+            if pooled_shortcuts and shortcut is not None and shortcut[0].stride == (2, 2):
+                shortcut[0].stride = (1, 1)
+                layer[0].downsample = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), *shortcut)
+            setattr(self, name, Stage(*layer))
+        self.adapt(leave=("downsample",))
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        return [self.layer1], [self.layer2], [self.layer3], [self.layer4]
+    def _body(self) -> Iterable[nn.Module]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
 
     def _classify(self, x: Tensor) -> Tensor:
-        return in_float32(self.fc, torch.flatten(self.avgpool(x), 1))
-
-
-def _pool_shortcut(block: nn.Module) -> None:
-    """The shortcut of a `…vd` network, where it shrinks the image."""
-    if block.downsample is not None and block.downsample[0].stride == (2, 2):
-        conv, norm = block.downsample
-        conv.stride = (1, 1)
-        block.downsample = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), conv, norm)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 network("resnet18", AdaptiveResNet, BasicBlock, (2, 2, 2, 2))

@@ -5,7 +5,7 @@ stem. Shortcuts have no weights, and so no norm that super-net and base-net woul
 block but no such network; the plain one is here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from .adaptive import AdaptiveDepth, Stage, in_float32
+from .adaptive import AdaptiveDepth, Stage
 from .registry import network
 
 
@@ -53,20 +53,20 @@ def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 class AdaptiveSmallResNet(AdaptiveDepth, SmallResNet):
-    def __init__(self, blocks: int, *, switchable_norms: bool = True, **kwargs: Any) -> None:
+    def __init__(self, blocks: int, **kwargs: Any) -> None:
         super().__init__(blocks, **kwargs)
         for name in ("layer1", "layer2", "layer3"):
-            setattr(self, name, Stage(getattr(self, name)))
-        self.adapt(switchable_norms)
+            setattr(self, name, Stage(*getattr(self, name)))
+        self.adapt()
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.relu(self.bn1(self.conv1(x)))
 
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        return [self.layer1], [self.layer2], [self.layer3]
+    def _body(self) -> Iterable[nn.Module]:
+        return self.layer1, self.layer2, self.layer3
 
     def _classify(self, x: Tensor) -> Tensor:
-        return in_float32(self.fc, torch.flatten(self.avgpool(x), 1))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 network("resnet20", AdaptiveSmallResNet, 3)

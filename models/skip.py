@@ -1,8 +1,20 @@
-"""What a `skip` is called: "TTFF" skips the second half of the first two of four stages. Pure Python."""
+"""What a `skip` is: a bool per stage, True skips the stage's second half; in a word, "TTFF". Pure Python."""
 
 from collections.abc import Sequence
 
+Skip = tuple[bool, ...]
 ENDS = {"super": False, "base": True}
+
+
+def checked(skip: Sequence[bool], stages: int) -> Skip:
+    """`skip` as a tuple, or a ValueError that says what was expected."""
+    is_list = isinstance(skip, (tuple, list))
+    if not is_list or len(skip) != stages or not all(isinstance(flag, bool) for flag in skip):
+        raise ValueError(
+            f"skip must be a tuple or list of {stages} bools, one per stage (True skips its second half), "
+            f"like {(True,) * stages} for the base-net; got {skip!r}"
+        )
+    return tuple(skip)
 
 
 def name(skip: Sequence[bool]) -> str:
@@ -10,7 +22,7 @@ def name(skip: Sequence[bool]) -> str:
     return "".join("T" if flag else "F" for flag in skip)
 
 
-def parse(word: str, stages: int) -> tuple[bool, ...]:
+def parse(word: str, stages: int) -> Skip:
     """The inverse of `name`; also `super` and `base`. A ValueError says what is wrong with the word."""
     if word in ENDS:
         return (ENDS[word],) * stages

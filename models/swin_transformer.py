@@ -4,33 +4,30 @@ The patch embedding is `pre`; `features` alternates stage, merge, stage, … A p
 it: it follows that stage's flag and has a norm for either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import swin_transformer as swin
 
-from .adaptive import AdaptiveDepth, Stage, in_float32
+from .adaptive import AdaptiveDepth, Stage
 from .registry import network
 
 
 class AdaptiveSwin(AdaptiveDepth, swin.SwinTransformer):
     settings = ("patch_size", "window_size")
 
-    def __init__(
-        self, *, patch_size: int = 4, window_size: int = 7, switchable_norms: bool = True, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, patch_size: int = 4, window_size: int = 7, **kwargs: Any) -> None:
         super().__init__(patch_size=[patch_size] * 2, window_size=[window_size] * 2, **kwargs)
         self.pre, *modules = self.features
-        self.features = nn.Sequential(*(Stage(m) if isinstance(m, nn.Sequential) else m for m in modules))
-        self.adapt(switchable_norms)
+        self.features = nn.Sequential(*(Stage(*m) if isinstance(m, nn.Sequential) else m for m in modules))
+        self.adapt()
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.pre(x)
 
-    def _paths(self) -> Sequence[Sequence[nn.Module]]:
-        first, *others = self.features
-        return [[first], *zip(others[::2], others[1::2], strict=True)]
+    def _body(self) -> Iterable[nn.Module]:
+        return self.features
 
     def _tidy_plain(self, plain: nn.Module) -> None:
         plain.features = nn.Sequential(plain.pre, *plain.features)
@@ -40,7 +37,7 @@ class AdaptiveSwin(AdaptiveDepth, swin.SwinTransformer):
         return self.permute(x)
 
     def _classify(self, x: Tensor) -> Tensor:
-        return in_float32(self.head, self.flatten(self.avgpool(self.permute(self.norm(x)))))
+        return self.head(self.flatten(self.avgpool(self.permute(self.norm(x)))))
 
 
 V2 = {"window_size": 8, "block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}

@@ -73,7 +73,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "sta
     ]
     misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if not any(misfits.values()):
-        model.load_state_dict(state)
+        own.update(state)  # it also holds the versions of its modules, which some demand and a plain dict lacks
+        model.load_state_dict(own)
         return
     if missing and not unexpected and all("_skip." in name for name in missing):
         hint = "Only skip norms are missing: ordinary weights start a training by --init-from (load_plain)"

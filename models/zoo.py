@@ -16,7 +16,7 @@ from torchvision.models import ResNet50_Weights, Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
-from .adaptive import AdaptiveDepth, twins
+from .adaptive import AdaptiveDepth
 from .download import Remote, defect, download, one_at_a_time
 from .weights import WeightsError, load_state, model_state, read_checkpoint
 
@@ -149,8 +149,9 @@ def load_plain(
     load_state(target, state | {name: own[name].clone() for name in kept}, source)
     if not adaptive:
         for module in model.modules():
-            for name, twin in twins(module).items():
-                twin.load_state_dict(getattr(module, name).state_dict())
+            for name, twin in module.named_children():
+                if name.endswith("_skip"):
+                    twin.load_state_dict(getattr(module, name.removesuffix("_skip")).state_dict())
     return kept
 
 

@@ -8,8 +8,6 @@ import torch
 
 import models
 from tests.recipes import README
-from tools import readme
-from tools.sections import section
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 
@@ -49,8 +47,3 @@ def test_every_file_it_names_is_there() -> None:
     assert named
     missing = [name for name in named if not (README.parent / Path(name)).exists()]
     assert missing == []
-
-
-@pytest.mark.parametrize("name", readme.SECTIONS)
-def test_a_section_is_what_its_source_says(name: str) -> None:
-    assert section(README, name) == readme.SECTIONS[name]().strip()

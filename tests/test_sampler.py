@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 
-from sampler import EvalSampler, TrainBatches
+from sampler import TrainBatches
 
 SIZES = range(1, 120)
 
@@ -121,14 +121,6 @@ def test_order_follows_seed_and_epoch_alone():
     assert first == again
     assert len(orders) == 25
     assert {epoch for epoch, _, _ in keys_of(first[0])} == {3}
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_evaluation_sees_each_image_exactly_once(world_size):
-    for size in range(301):
-        shares = [EvalSampler(size, rank, world_size) for rank in range(world_size)]
-        assert sorted(index for share in shares for index in share) == list(range(size))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize(

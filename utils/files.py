@@ -1,11 +1,12 @@
 """Files that are there whole or not at all, and what the file system refuses said in one line."""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
@@ -51,3 +52,9 @@ def link_or_copy(path: Path, other: Path) -> None:
     finally:  # it is still there after an error, and where both were one file already
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """What JSON has no type for is written as its text."""
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")

@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -70,11 +70,13 @@ def connect(dist_url: str = "env://", expected: int = 1) -> None:
     if size == 1 and dist_url != "env://":
         raise UserError(f"--dist-url {dist_url} has no effect in one process: start with torchrun or srun")
     if size > 1:
-        url = dist_url if dist_url != "env://" or "MASTER_ADDR" in os.environ else _slurm_url()
+        url = dist_url
+        if url == "env://" and "MASTER_ADDR" not in os.environ:  # a SLURM step: its first machine, the job's own port
+            first = re.sub(r"\[(\w+).*", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0]
+            url = f"tcp://{first}:{20000 + int(os.environ['SLURM_JOB_ID']) % 20000}"
         try:
             store, _, _ = next(dist.rendezvous(url, rank=number, world_size=size, timeout=TIMEOUT))
-            name = _name_of_this_start(store)
-            news = store
+            name, news = _name_of_this_start(store), store
             if isinstance(store, dist.TCPStore):
                 news = dist.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:  # torch's, of addresses, ports, processes that did not come
@@ -89,18 +91,47 @@ def join(device: torch.device) -> torch.device:
     if _here.store:
         threading.Thread(target=_end_when_another_fails, args=(_here,), daemon=True).start()
     if device.type == "cuda":
-        device = _own_gpu(device)
+        visible, index = torch.cuda.device_count(), device.index or 0
+        if world_size() > 1:
+            index = local_rank() % visible  # SLURM may show each task only its own GPU, which is then number 0
+            if _here.store.add(f"GPU {torch.cuda.get_device_properties(index).uuid}", 1) > 1:
+                raise UserError(
+                    f"two processes of a machine would share a GPU ({visible} visible): start as many processes per "
+                    "machine as it has GPUs"
+                )
+        torch.cuda.set_device(index)
+        device = torch.device("cuda", index)
     if _here.store:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_here.store, world_size=world_size(), rank=rank(), timeout=TIMEOUT)
     return device
 
 
+def _end_when_another_fails(here: _Connection) -> None:
+    """In a thread: this process may wait for the other on a GPU, where neither Python nor a signal reaches it."""
+    while not here.leaving.wait(SECONDS_BETWEEN_LOOKS):
+        if another_failed():
+            _end_at_once(2)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
+
+
 def leave() -> None:
     """Part after a run that went well. Not after an error: torch would wait for what the others never finish."""
+    if dist.is_initialized():
+        if _here.store.add("at the end", 1) == world_size():
+            _here.store.set("all at the end", "")
+        _here.store.wait(["all at the end"], TIMEOUT)  # from now on the store may go, with the main process
     _here.leaving.set()
     if dist.is_initialized():
-        largest(0)  # all are here; from now on the store may go, with the main process
+        # gloo's threads let go of the last tensors, which takes Python's lock; destroying holds it and waits for them.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
@@ -156,12 +187,6 @@ def _launched() -> tuple[int, int, int]:
     return 0, 1, 0
 
 
-def _slurm_url() -> str:
-    """The first machine of the step, at a port that follows from the job's number."""
-    first = re.sub(r"\[(\w+).*", r"\1", os.environ["SLURM_STEP_NODELIST"]).split(",")[0]
-    return f"tcp://{first}:{20000 + int(os.environ['SLURM_JOB_ID']) % 20000}"
-
-
 def _name_of_this_start(store: dist.Store) -> str:
     """A name for this start of the processes, under which the store holds nothing of an earlier one.
 
@@ -184,36 +209,6 @@ def _name_of_this_start(store: dist.Store) -> str:
         except RuntimeError:  # no answer yet
             if time.monotonic() > deadline:
                 raise
-
-
-def _own_gpu(device: torch.device) -> torch.device:
-    """A GPU that no other process has. SLURM may show each task only its own one, which is then number 0."""
-    visible = torch.cuda.device_count()
-    index = device.index or 0
-    if world_size() > 1:
-        index = local_rank() % visible
-        if _here.store.add(f"GPU {torch.cuda.get_device_properties(index).uuid}", 1) > 1:
-            raise UserError(
-                f"two processes of a machine would share a GPU ({visible} visible): start as many processes per "
-                "machine as it has GPUs"
-            )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
-
-
-def _end_when_another_fails(here: _Connection) -> None:
-    """In a thread: this process may wait for the other on a GPU, where neither Python nor a signal reaches it."""
-    while not here.leaving.wait(SECONDS_BETWEEN_LOOKS):
-        if another_failed():
-            _end_at_once(2)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    os._exit(code)
 
 
 def on_main(function: Callable[[], T]) -> T | None:
@@ -269,8 +264,3 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
-
-
-def broadcast_buffers(model: nn.Module) -> None:
-    """Evaluation and checkpoints use the main process's running statistics, as with DistributedDataParallel."""
-    broadcast(model.buffers())

@@ -9,19 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.results import ALL, INPUT, LATENCY, STEP, SWITCHING, Group, Results, markdown
+
 ROOT = Path(__file__).parents[2]
-TINY = "--model resnet50 --image-size 32 --batch-size 2 --eval-batch 2 --rounds 2 --input-images 2 --device cpu"
+TINY = "--model resnet18 --pixels 32 --batch 2 --rounds 2 --device cpu"
 
 
-def benchmark(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.benchmark", *map(str, arguments)]
+def benchmark(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, "-m", "benchmarks.speed", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess, Path]:
-    file = tmp_path_factory.mktemp("benchmark") / "new folder" / "benchmark.json"
+    file = tmp_path_factory.mktemp("benchmark") / "new folder" / "speed-cpu.json"
     return benchmark(*TINY.split(), "--json", file), file
 
 
@@ -33,78 +36,99 @@ def content(run: tuple[subprocess.CompletedProcess, Path]) -> dict:
 
 
 def test_json_has_machine_settings_and_every_sample(content: dict):
-    assert set(content) == {"machine", "settings", "groups", "skipped"}
     assert content["machine"]["device"] == "cpu"
-    assert {"name", "torch", "torchvision", "python", "threads"} <= set(content["machine"])
-    assert content["settings"]["batch_size"] == 2
-    assert not content["skipped"]
+    assert {"name", "versions", "allocator"} <= set(content["machine"])
     for group in content["groups"]:
-        counts = {len(samples) for samples in group["samples"].values()}
-        assert len(counts) == 1
-        assert counts.pop() >= 2
-        assert all(sample > 0 for samples in group["samples"].values() for sample in samples)
+        assert group["batch"] in (1, 2)
+        assert group["about"].get("pixels", 32) == 32
+        assert {len(samples) for samples in group["samples"].values()} == {2}
+        assert min(itertools.chain(*group["samples"].values())) > 0
 
 
 def test_every_part_is_measured_beside_what_it_is_compared_with(content: dict):
-    names = {(group["title"], group["model"]): set(group["samples"]) for group in content["groups"]}
+    ways = {(group["part"], group["case"], group["batch"]): set(group["samples"]) for group in content["groups"]}
     flags = {"".join(flags) for flags in itertools.product("FT", repeat=4)}
-    assert names["training step", "resnet50"] == {"ours", "plain alone", "ours fp32", "reference fp32"}
-    assert names["latency", "resnet50"] == {*flags, "torchvision"}
-    assert names["all sub-networks", "resnet50"] == {"tree", "separate runs", "reference's runs"}
-    assert names["switching", "resnet50"] == {"alternating", "sorted"}
-    assert names["latency, batch 1", "resnet50"] == {"FFFF eager", "TTTT eager"}
-    assert {case for title, case in names if title == "input"} >= {"train plain", "train ta_wide", "evaluation"}
-    assert names["input", "train plain"] == {"classic", "pil", "tensor"}
+    assert ways == {
+        (STEP, "resnet18", 2): {"alone", "ours", "ours fp32", "reference fp32"},
+        (LATENCY, "resnet18", 2): {*flags, "plain"},
+        (LATENCY, "resnet18", 1): {*flags, "plain"},
+        (SWITCHING, "resnet18", 1): {"sorted", "alternating"},
+        (ALL, "resnet18", 2): {"separate runs", "one walk"},
+        **{(INPUT, kind, 2): {"classic", "ours, pil", "ours, tensor"} for kind in ("train plain", "train ta_wide")},
+        (INPUT, "evaluation", 2): {"classic", "ours, pil", "ours, tensor"},
+    }
 
 
-def test_report_judges_every_goal_of_this_machine_and_names_the_others(run: tuple, content: dict):
+def test_the_page_is_made_of_the_file_alone(run: tuple, content: dict):
     process, file = run
-    again = benchmark("--report", file)
-    assert again.stdout == process.stdout
-    rows = [line.split(" | ") for line in process.stdout.splitlines() if "| ≥" in line or "| ≤" in line]
-    judged = {(row[0].removeprefix("| "), row[1]): row for row in rows}
-    assert {model for _, model in judged} == {"resnet50", "vit_b_16", "swin_t", "train plain", "train ta_wide"}
-    for (_, model), row in judged.items():
-        missing = model in ("vit_b_16", "swin_t")
-        assert ("not measured: not in this run" in row[4]) == missing
-        assert (row[5].strip(" |") in ("yes", "**no**")) != missing
-    assert "Goals of other machines" in process.stdout
-    assert "needs one H200" in process.stdout
+    assert benchmark("--report", "--results", file.parent).returncode == 0
+    page = file.with_name("speed.md").read_text()
+    assert page == process.stdout.removesuffix("\n")
+    assert page.count("not measured") == 4  # the goals of other networks on this device
+    assert page.count("| needs cuda |") == 8
 
 
-def test_ratios_come_from_the_samples(content: dict):
-    group = next(g for g in content["groups"] if g["title"] == "training step")
-    by_macs = group["macs"]["ours"] / group["macs"]["plain alone"]
-    assert 1 < by_macs < 2
-    from tools.bench.results import Group
-
-    made = Group("step", "t", "m", 1, {"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, macs={"a": 6, "b": 2})
+def test_ratios_come_from_the_samples():
+    made = Group(STEP, "m", 1, {"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]})
     assert made.ratio("a", "b") == (2.5, 3.0, 3.5)
-    assert made.by_macs("a", "b") == 3
-    assert made.by_macs("a", "c") is None
+    assert made.ratio("b", "a")[1] == 1 / 3
 
 
-def test_a_later_run_adds_to_the_file_and_replaces_what_it_measured_again():
-    from tools.bench.results import Group, Results
-
-    def results(skipped: dict, **samples: float) -> Results:
-        groups = [Group("step", title, "m", 1, {"a": [value]}) for title, value in samples.items()]
-        return Results({}, {}, groups, skipped)
-
-    both = results({}, one=1.0, two=1.0).add_to(results({"two, m": "late", "three, m": "late"}, zero=0.0, one=0.0))
-    assert {group.title: group.samples["a"] for group in both.groups} == {"zero": [0.0], "one": [1.0], "two": [1.0]}
-    assert both.skipped == {"three, m": "late"}
+def of_a_gpu(ours: float, peak: int, processes: int = 1) -> Results:
+    samples = {"alone": [100.0] * 3, "ours": [ours] * 3, "ours fp16": [ours] * 3}
+    samples |= {"reference fp16": [250.0] * 3, "reference fp32": [400.0] * 3}
+    memory = {"ours fp16": peak, "reference fp16": 100}
+    group = Group(STEP, "resnet50", 256, samples, memory=memory, about={"processes": processes})
+    return Results({"device": "cuda", "name": "a GPU", "versions": "", "allocator": {"MALLOC_X": "1"}}, [group])
 
 
-def test_what_the_budget_leaves_out_is_said():
-    process = benchmark(*TINY.split(), "--budget-minutes", 0, "latency")
-    assert process.returncode == 0
-    assert "Not measured: latency, resnet50 (the 0 minutes of --budget-minutes were over)" in process.stdout
+@pytest.mark.parametrize(("ours", "peak", "reached"), [(100.0, 99, "yes"), (170.0, 101, "**no**")])
+def test_every_goal_of_a_step_can_be_reached_and_missed(ours: float, peak: int, reached: str):
+    page = markdown([of_a_gpu(ours, peak)])
+    rows = [line for line in page.splitlines() if "| resnet50 |" in line and "(" in line]
+    assert len(rows) == 5
+    assert all(line.endswith(f"| {reached} |") for line in rows)
+    assert "allocator: MALLOC_X=1" in page
 
 
-def test_a_mistake_is_one_line():
-    for arguments, word in ((["speed"], "unknown part 'speed'"), (["--report", "nowhere.json"], "no such file")):
-        process = benchmark(*arguments)
-        assert process.returncode == 2
-        assert word in process.stderr.splitlines()[-1]
-        assert "Traceback" not in process.stderr
+def test_a_run_of_two_processes_is_no_answer_to_a_goal_of_one():
+    assert "**no**" not in markdown([of_a_gpu(170.0, 101, processes=2)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("--parts speed", "invalid choice: 'speed'"),
+        ("--batch 0", "--batch"),
+        ("--report --results tests", "no speed-*.json there"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments: str, word: str):
+    process = benchmark(*arguments.split())
+    assert process.returncode == 2
+    assert word in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
+def test_an_unknown_network_is_a_mistake_too(capsys: pytest.CaptureFixture):
+    assert main(["--device", "cpu", "--parts", "all", "--model", "resnet5"]) == 2
+    assert "--model resnet5: unknown model 'resnet5'; did you mean" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_and_page_do_without_torch(run: tuple):
+    program = (
+        "import sys; from benchmarks.speed.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, "--report", "--results", str(run[1].parent)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_two_processes_average_gradients_on_both_sides(tmp_path: Path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    file = tmp_path / "two.json"
+    process = benchmark(*TINY.split(), "--parts", "step", "--json", file, launcher=launcher)
+    assert process.returncode == 0, process.stderr
+    [group] = json.loads(file.read_text())["groups"]
+    assert group["about"]["processes"] == 2
+    assert set(group["samples"]) == {"alone", "ours", "ours fp32", "reference fp32"}
+    assert process.stdout.count("# Speed") == 1

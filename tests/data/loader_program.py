@@ -9,7 +9,7 @@ from argparse import Namespace
 import torch
 
 from sampler import TrainBatches
-from utils.data.images import ArrayImages
+from utils.data.images import Images, read_pixels
 from utils.data.loading import Data, start_workers, train_loader
 
 
@@ -25,7 +25,8 @@ def say(*words: object) -> None:
 
 def main(what: str) -> None:
     transform = slowly if what == "wait" else torch.clone
-    images = ArrayImages(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.zeros(64, dtype=int), transform=transform)
+    zeros, targets = torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.zeros(64, dtype=int)
+    images = Images(zeros, targets, read_pixels, transform)
     args = Namespace(workers=2, prefetch=1, batch_size=4, train_crop_size=8)
     loader = train_loader(Data(images, images, ["0"], "zeros"), args, TrainBatches(64, 4))
     start_workers(loader)

@@ -1,12 +1,13 @@
 """From `--data-path` to batches, with real files, real workers and real damage."""
 
 import argparse
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
-from sampler import EvalSampler, TrainBatches
+from sampler import TrainBatches
 from tests.pictures import bad_images, image_folder
 from utils.data.images import Corrupt
 from utils.data.loading import Batch, Data, eval_loader, load_data, train_loader
@@ -49,12 +50,22 @@ def test_a_folder_becomes_batches_of_bytes(folder):
     assert (data.classes, data.name, len(data.train), len(data.val)) == (["cat", "dog"], "pets", 14, 10)
     found = batches(data, args)
     assert [len(batch.images) for batch in found] == [4, 4, 4, 4]
-    for batch in [*found, *eval_loader(data, args, EvalSampler(10))]:
+    for batch in [*found, *eval_loader(data, args)]:
         assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 24, 24))
         assert batch.images.is_contiguous()
         assert batch.targets.dtype == torch.int64
         assert batch.corrupt == []
     assert torch.cat([batch.targets for batch in found])[:14].bincount().tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_evaluation_sees_each_image_exactly_once(processes):
+    for size in range(60):
+        data, args = Data(None, range(size), [], ""), arguments("digits")
+        loaders = [eval_loader(data, args, rank, processes) for rank in range(processes)]
+        shares = [list(chain.from_iterable(loader.batch_sampler)) for loader in loaders]
+        assert sorted(chain.from_iterable(shares)) == list(range(size))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_test_only_does_without_training_data(own_folder):
@@ -93,7 +104,7 @@ def test_each_look_at_an_image_is_another_and_the_generator_of_others_rests(fold
     looks = {key: data.train[key][0] for key in [(0, 3, 0), (1, 3, 0), (0, 3, 1)]}
     assert torch.equal(looks[0, 3, 0], data.train[0, 3, 0][0])
     assert not any(torch.equal(looks[0, 3, 0], looks[key]) for key in [(1, 3, 0), (0, 3, 1)])
-    list(eval_loader(data, arguments(folder), EvalSampler(len(data.val))))
+    list(eval_loader(data, arguments(folder)))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -111,7 +122,7 @@ def test_corrupt_images_are_named_left_out_or_replaced(own_folder, workers):
         assert names == sorted(path.name for path in bad.values())
         missing = 0 if choice == "skip" else sum(len(batch.corrupt) for batch in shown)
         assert sum(len(batch.images) for batch in shown) == 12 - missing
-        evaluated = list(eval_loader(data, args, EvalSampler(len(data.val))))
+        evaluated = list(eval_loader(data, args))
         assert sum(len(batch.images) for batch in evaluated) == 6
         assert sum(len(batch.corrupt) for batch in evaluated) == len(bad)
 
@@ -169,6 +180,6 @@ def test_without_a_data_path_the_message_says_what_to_give():
 def test_the_files_of_a_folder_are_rows_of_arrays(folder):
     """A Python object per file would be copied, by its reference count alone, into every worker."""
     for images in load_data(arguments(folder))[:2]:
-        assert (type(images.files), images.files.dtype.kind) == (np.ndarray, "S")
+        assert (type(images.rows), images.rows.dtype.kind) == (np.ndarray, "S")
         assert (type(images.targets), images.targets.dtype) == (np.ndarray, np.int32)
         assert not [name for name, value in vars(images).items() if isinstance(value, (list, tuple, dict, set))]

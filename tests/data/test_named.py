@@ -189,7 +189,7 @@ def test_cifar_is_fetched_when_allowed_and_found_again(tmp_path, published, monk
     place = ["--download-dir", str(tmp_path / "down")]
     assert len(load_data(arguments("cifar10", *place, "--download")).train) == 10
     data = load_data(arguments("cifar10", *place))
-    assert np.array_equal(data.train.images.numpy(), images[:10])
+    assert np.array_equal(data.train.rows.numpy(), images[:10])
     assert data.val.targets.tolist() == [5, 6]
     assert data.classes[3] == "class 3"
     (tmp_path / "down" / CIFAR10.base_folder / "test_batch").write_bytes(b"not what was published")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sampler import EvalSampler, TrainBatches
+from sampler import TrainBatches
 from tests.data.test_loading import arguments
 from tests.launch import ENVIRONMENT, ROOT
 from utils.data import loading
@@ -56,7 +56,7 @@ def test_started_workers_load_nothing_until_asked_and_stay(workers):
 
 def test_started_workers_of_an_evaluation_see_every_image_each_time():
     data, args = digits(2)
-    loader = eval_loader(data, args, EvalSampler(len(data.val)))
+    loader = eval_loader(data, args)
     start_workers(loader)
     for _ in range(2):
         assert torch.equal(torch.cat([batch.targets for batch in loader]), data.val.targets)

@@ -164,3 +164,10 @@ def test_torchvision_s_enum_starts_a_network(tmp_path: Path, monkeypatch: pytest
     model = models.resnet18(weights=weights)
     assert torch.equal(model.eval()(batch()), plain.eval()(batch()))
     assert list(path.parent.iterdir()) == [path]  # nothing is written: the folder may be somebody else's
+
+
+def test_a_plain_dict_loads_into_modules_that_ask_for_their_version() -> None:
+    plain = torchvision.models.mnasnet0_5(num_classes=3)
+    other = torchvision.models.mnasnet0_5(num_classes=3)
+    models.load_state(other, dict(plain.state_dict()))
+    assert all(map(torch.equal, plain.state_dict().values(), other.state_dict().values()))

@@ -152,9 +152,10 @@ def official_checkpoint(args: argparse.Namespace, order: list[str]) -> tuple[dic
 
 
 NARROW = {"hidden_dim": 16, "num_heads": 2, "mlp_dim": 32}
+IDLE = torch.amp.GradScaler("cpu", enabled=False)
 
 
-def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler | None = None) -> checkpoint.State:
+def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler = IDLE) -> checkpoint.State:
     """The state of a run at its beginning."""
     args = train_adn.parser(train_adn.methods).parse_args(flags.split())
     return checkpoint.State(

@@ -1,15 +1,13 @@
 """The last leg of a batch: from the loader's bytes to floats on the device, on CUDA beside the step before."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TypeVar
+from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
 from utils.data.loading import Batch
-
-T = TypeVar("T")
 
 
 class OnDevice:
@@ -30,27 +28,22 @@ class OnDevice:
                 images, targets = batch.images.to(self.device), batch.targets.to(self.device)
                 yield Batch(self.to_float(images), targets, batch.corrupt)
             return
-        for batch, copied in one_ahead(map(self._copy, loader)):
+        for (images, targets, corrupt), copied in one_ahead(map(self._copy, loader)):
             computing = torch.cuda.current_stream(self.device)
             computing.wait_event(copied)
-            for tensor in (batch.images, batch.targets):
+            for tensor in (images, targets):
                 tensor.record_stream(computing)  # else the next copy could take their memory while they are in use
-            yield Batch(self.to_float(batch.images), batch.targets, batch.corrupt)
+            yield Batch(self.to_float(images), targets, corrupt)
 
     def _copy(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         """Start the copy; it has been made when the event has come."""
         with torch.cuda.stream(self.copying):
-            images, targets = (
-                tensor.pin_memory().to(self.device, non_blocking=True) for tensor in (batch.images, batch.targets)
-            )
+            pinned = batch.images.pin_memory(), batch.targets.pin_memory()
+            images, targets = (tensor.to(self.device, non_blocking=True) for tensor in pinned)
             return Batch(images, targets, batch.corrupt), self.copying.record_event()
 
 
-def one_ahead(items: Iterable[T]) -> Iterator[T]:
+def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
     """The items; each is handed out when the one after it, and no further one, has been taken."""
-    items = iter(items)
-    for present in islice(items, 1):
-        for following in items:
-            yield present
-            present = following
+    for present, _following in pairwise(chain(items, (None,))):
         yield present

@@ -21,37 +21,35 @@ log = logging.getLogger(__name__)
 
 
 class FileList(NamedTuple):
-    classes: list[str]
     files: np.ndarray  # bytes of one width, relative to the folder
     targets: np.ndarray
+    classes: list[str]
 
 
 def list_images(folder: Path, cache: bool = False) -> FileList:
     """All images below `folder`; with `cache` from an earlier scan, unless a class folder has changed since."""
     try:
-        return _kept_or_scanned(folder) if cache else _scan(folder)
+        if not cache:
+            return _scan(folder)
+        # Adding, removing or renaming an image in a class folder changes that folder's time.
+        times = [f"{entry.name} {entry.stat().st_mtime_ns}" for entry in _class_folders(folder)]
+        stamp = np.frombuffer(hashlib.sha256(repr(times).encode()).digest(), np.uint8)
+        path = cache_folder() / f"files-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                if np.array_equal(kept["stamp"], stamp):
+                    return FileList(kept["files"], kept["targets"], kept["classes"].tolist())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # not there, or not ours: scan again
+        found = _scan(folder)
+        try:
+            with whole_file(path) as file:
+                np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
+        except UserError as error:
+            log.warning("--cache-dataset: %s; going on without", error)
+        return found
     except OSError as error:
         raise UserError(f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions") from None
-
-
-def _kept_or_scanned(folder: Path) -> FileList:
-    path = cache_folder() / f"files-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]}.npz"
-    # Adding, removing or renaming an image in a class folder changes that folder's time.
-    times = [f"{entry.name} {entry.stat().st_mtime_ns}" for entry in _class_folders(folder)]
-    stamp = np.frombuffer(hashlib.sha256(repr(times).encode()).digest(), np.uint8)
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if np.array_equal(kept["stamp"], stamp):
-                return FileList(kept["classes"].tolist(), kept["files"], kept["targets"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or not ours: scan again
-    found = _scan(folder)
-    try:
-        with whole_file(path) as file:
-            np.savez(file, stamp=stamp, classes=np.array(found.classes), files=found.files, targets=found.targets)
-    except UserError as error:
-        log.warning("--cache-dataset: %s; going on without", error)
-    return found
 
 
 def _class_folders(folder: Path) -> list[os.DirEntry]:
@@ -65,25 +63,19 @@ def _class_folders(folder: Path) -> list[os.DirEntry]:
 
 
 def _scan(folder: Path) -> FileList:
-    classes, files, counts = [], [], []
-    for entry in _class_folders(folder):
-        found = _images_below(entry.path)
-        if not found:
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise UserError(f"{entry.path}: a class folder without images ({kinds}); fill it or remove it")
-        start = len(os.fsencode(folder)) + 1
-        files.extend(path[start:] for path in found)
-        classes.append(entry.name)
-        counts.append(len(found))
-    return FileList(classes, np.array(files), np.repeat(np.arange(len(classes), dtype=np.int32), counts))
-
-
-def _images_below(folder: str) -> list[bytes]:
-    def complain(error: OSError) -> None:
+    def complain(error: OSError) -> None:  # else os.walk would pass over what it cannot read
         raise error
 
-    extensions = tuple(os.fsencode(extension) for extension in IMG_EXTENSIONS)
-    found = []
-    for parent, _, names in sorted(os.walk(os.fsencode(folder), onerror=complain, followlinks=True)):
-        found.extend(os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(extensions))
-    return found
+    classes, files, counts = _class_folders(folder), [], []
+    extensions, start = tuple(map(os.fsencode, IMG_EXTENSIONS)), len(os.fsencode(folder)) + 1
+    for entry in classes:
+        before = len(files)
+        for parent, _, names in sorted(os.walk(os.fsencode(entry.path), onerror=complain, followlinks=True)):
+            images = sorted(name for name in names if name.lower().endswith(extensions))
+            files.extend(os.path.join(parent, name)[start:] for name in images)
+        if len(files) == before:
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise UserError(f"{entry.path}: a class folder without images ({kinds}); fill it or remove it")
+        counts.append(len(files) - before)
+    targets = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    return FileList(np.array(files), targets, [entry.name for entry in classes])

@@ -7,51 +7,48 @@ count alone, into every worker in the course of an epoch (pytorch issue 13246).
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from presets import DECODE_ERRORS, Image
+from sampler import Key
 from utils.rng import derive, seeded
 
-Key = tuple[int, int, int]
 MOST_SUBSTITUTES = 100  # so many unreadable files in a row are not a few bad images but a broken disk
 
 
-class Corrupt(NamedTuple):
-    """An image that could not be read, in the place of its tensor."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.reason})"
+class Corrupt(str):
+    """In the place of an image that could not be read: the file, and the reason in brackets."""
 
 
 Item = tuple[Tensor, int] | Corrupt
 
 
-class _Images(Dataset):
-    """What files and arrays have in common. A subclass says how to read an image, and its `targets`."""
-
-    def __init__(self, transform: Callable[[Image], Tensor], seed: int = 0, substitute: bool = False):
-        self.transform, self.seed, self.substitute = transform, seed, substitute
+@dataclass(eq=False)
+class Images(Dataset):
+    rows: np.ndarray | Tensor  # names of files, or pixels
+    targets: np.ndarray | Tensor
+    read: Callable[[bytes | Tensor], Image | Corrupt]  # makes an image of a row
+    transform: Callable[[Image], Tensor]
+    seed: int = 0
+    substitute: bool = False  # for a corrupt image, the next readable one
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: Key | int) -> Item:
         epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
-        image = self._read(index)
+        image = self.read(self.rows[index])
         if isinstance(image, Corrupt):
             return image
         with seeded(derive(self.seed, epoch, index, repeat)):
             return self.transform(image), int(self.targets[index])
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
-        """The items of a batch. With `substitute` the next readable image follows a corrupt one."""
+        """The items of a batch. What could not be read comes before what takes its place."""
         items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
         for key in keys:
             epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
@@ -62,27 +59,15 @@ class _Images(Dataset):
         return items
 
 
-class FileImages(_Images):
-    """Image files: `files` is an array of paths as bytes below `root`."""
-
-    def __init__(self, root: str, files: np.ndarray, targets: np.ndarray, decode: Callable[[str], Image], **kw):
-        super().__init__(**kw)
-        self.root, self.files, self.targets, self.decode = root, files, targets, decode
-
-    def _read(self, index: int) -> Image | Corrupt:
-        path = os.path.join(self.root, os.fsdecode(self.files[index]))
-        try:
-            return self.decode(path)
-        except DECODE_ERRORS as error:
-            return Corrupt(path, str(error).replace(path, "file") or type(error).__name__)
+def read_file(folder: str, decode: Callable[[str], Image], name: bytes) -> Image | Corrupt:
+    path = os.path.join(folder, os.fsdecode(name))
+    try:
+        return decode(path)
+    except DECODE_ERRORS as error:
+        reason = str(error).replace(path, "file") or type(error).__name__
+        return Corrupt(f"{path} ({reason})")
 
 
-class ArrayImages(_Images):
-    """Images in memory, N x 1 x H x W or N x 3 x H x W; grey ones are shown as three equal channels."""
-
-    def __init__(self, images: Tensor, targets: Tensor, **kw):
-        super().__init__(**kw)
-        self.images, self.targets = images, targets
-
-    def _read(self, index: int) -> Tensor:
-        return self.images[index].expand(3, -1, -1)
+def read_pixels(image: Tensor) -> Tensor:
+    """Grey images, 1 x H x W, are shown as three equal channels."""
+    return image.expand(3, -1, -1)

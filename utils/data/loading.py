@@ -7,6 +7,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default
 import presets
 from utils.data import named
 from utils.data.folders import list_images
-from utils.data.images import ArrayImages, Corrupt, FileImages, Item
+from utils.data.images import Corrupt, Images, Item, read_file, read_pixels
 from utils.errors import UserError
 from utils.flags.data import NAMED, processes_here
 
@@ -31,16 +32,6 @@ class Data(NamedTuple):
     val: Dataset
     classes: list[str]
     name: str
-
-
-def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
-    """Weights that know the names of their classes are of use for no others."""
-    if known is not None and list(known) != list(classes):
-        theirs, ours = (
-            f"{len(names)} classes ({', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''})"
-            for names in (known, classes)
-        )
-        raise UserError(f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: {way_out}")
 
 
 class Batch(NamedTuple):
@@ -57,50 +48,51 @@ def load_data(args: Namespace) -> Data:
     """
     if not args.data_path:
         raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
-    transform = presets.train_transform(args, zoom=args.data_path not in NAMED)
-    to_train = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
-    to_test = {"transform": presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)}
-    if args.data_path not in NAMED:
-        return _folder_data(args, to_train, to_test)
-    found, train = named.load(args), None
+    root, by_name = Path(args.data_path), args.data_path in NAMED
+    found = named.load(args) if by_name else _scan_folders(root, args)
+
+    def images(part: str, decode: str, **kw: Any) -> Images:
+        rows, targets = getattr(found, part)[:2]
+        wanted = getattr(args, f"{part}_images")
+        if wanted is not None:
+            if wanted > len(targets):
+                raise UserError(f"--{part}-images {wanted}: there are only {len(targets)}; lower it or leave it out")
+            # Spread evenly, since those of a class may follow each other; alike for every seed.
+            chosen = np.arange(wanted) * len(targets) // wanted
+            rows, targets = rows[chosen], targets[chosen]
+        decoder = presets.DECODERS[args.decode or decode]
+        return Images(rows, targets, read_pixels if by_name else partial(read_file, str(root / part), decoder), **kw)
+
+    train, transform = None, presets.train_transform(args, zoom=not by_name)
     if not args.test_only:
-        train = ArrayImages(*_evenly("--train-images", args.train_images, *found.train), **to_train)
-    val = ArrayImages(*_evenly("--val-images", args.val_images, *found.val), **to_test)
-    return Data(train, val, found.classes, args.data_path)
+        train = images("train", "tensor", transform=transform, seed=args.seed, substitute=args.on_corrupt == "skip")
+    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+    val = images("val", "pil", transform=transform)
+    return Data(train, val, found.classes, args.data_path if by_name else root.resolve().name)
 
 
-def _folder_data(args: Namespace, to_train: dict, to_test: dict) -> Data:
-    root = Path(args.data_path)
+def _scan_folders(root: Path, args: Namespace) -> named.Parts:
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
-    listed, train = list_images(root / "val", args.cache_dataset), None
-    chosen = _evenly("--val-images", args.val_images, listed.files, listed.targets)
-    val = FileImages(str(root / "val"), *chosen, presets.DECODERS[args.decode or "pil"], **to_test)
-    classes = listed.classes
+    train, val = None, list_images(root / "val", args.cache_dataset)
     if not args.test_only:
-        listed = list_images(root / "train", args.cache_dataset)
-        if listed.classes != classes:
-            where = _difference(listed.classes, classes)
+        train = list_images(root / "train", args.cache_dataset)
+        if train.classes != val.classes:
+            only = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
+            where = "; ".join(f"only in {part}: {_first(sorted(names), 5)}" for part, names in only.items() if names)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
-        chosen = _evenly("--train-images", args.train_images, listed.files, listed.targets)
-        train = FileImages(str(root / "train"), *chosen, presets.DECODERS[args.decode or "tensor"], **to_train)
-    return Data(train, val, classes, root.resolve().name)
+    return named.Parts(train, val, val.classes)
 
 
-def _evenly(flag: str, wanted: int | None, images: Any, targets: Any) -> tuple[Any, Any]:
-    """So many of the images. Spread evenly, since those of a class may follow each other; alike for every seed."""
-    if wanted is None:
-        return images, targets
-    if wanted > len(targets):
-        raise UserError(f"{flag} {wanted}: there are only {len(targets)}; lower it or leave it out")
-    chosen = np.arange(wanted) * len(targets) // wanted
-    return images[chosen], targets[chosen]
+def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
+    """Weights that know the names of their classes are of use for no others."""
+    if known is not None and list(known) != list(classes):
+        theirs, ours = (f"{len(names)} classes ({_first(names, 3)})" for names in (known, classes))
+        raise UserError(f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: {way_out}")
 
 
-def _difference(train: list[str], val: list[str]) -> str:
-    only = {"train": sorted(set(train) - set(val)), "val": sorted(set(val) - set(train))}
-    shown = {part: ", ".join(names[:5]) + (" …" if len(names) > 5 else "") for part, names in only.items() if names}
-    return "; ".join(f"only in {part}: {names}" for part, names in shown.items())
+def _first(names: Sequence[str], most: int) -> str:
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -116,8 +108,10 @@ def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
     return _loader(data.train, args, batches, args.train_crop_size)
 
 
-def eval_loader(data: Data, args: Namespace, sampler: Sampler) -> DataLoader:
-    return _loader(data.val, args, BatchSampler(sampler, args.batch_size, drop_last=False), args.val_crop_size)
+def eval_loader(data: Data, args: Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Each image exactly once over all processes. Nothing is padded: the shares may differ by one."""
+    share = range(rank, len(data.val), world_size)
+    return _loader(data.val, args, BatchSampler(share, args.batch_size, drop_last=False), args.val_crop_size)
 
 
 class _OnceWanted(Sampler):
@@ -160,17 +154,18 @@ def start_workers(loader: DataLoader) -> None:
 
 def prefetch(args: Namespace, crop: int) -> int:
     """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows."""
-    wanted = args.prefetch or max(2, min(16, 512 // args.batch_size))
+    wanted, least = args.prefetch or max(2, min(16, 512 // args.batch_size)), args.prefetch or 1
     if not os.path.isdir(SHARED_MEMORY):
         return wanted
-    memory, least = os.statvfs(SHARED_MEMORY), args.prefetch or 1
-    free, size = memory.f_bavail * memory.f_frsize // processes_here(), args.batch_size * (3 * crop * crop + 8)
-    room = max(0, free // size - IN_HAND)
+    memory, size = os.statvfs(SHARED_MEMORY), args.batch_size * (3 * crop * crop + 8)
+    free = memory.f_bavail * memory.f_frsize // processes_here()
+    room, needed = max(0, free // size - IN_HAND), (args.workers * least + IN_HAND) * size
     if room < args.workers * least:
+        smaller = "a smaller --prefetch or " if least > 1 else ""
         raise UserError(
-            f"--workers {args.workers}: their batches need {(args.workers * least + IN_HAND) * size / 1e6:.0f} MB of "
-            f"shared memory, {SHARED_MEMORY} has {free / 1e6:.0f} MB for this process: enlarge it (docker run "
-            f"--shm-size) or give {'a smaller --prefetch or ' if least > 1 else ''}--workers {room // least}"
+            f"--workers {args.workers}: their batches need {needed / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has "
+            f"{free / 1e6:.0f} MB for this process: enlarge it (docker run --shm-size) or give {smaller}--workers "
+            f"{room // least}"
         )
     return min(wanted, room // args.workers)
 
@@ -181,18 +176,17 @@ def _end_with_main(_worker: int) -> None:
     Ctrl-C, torchrun and SLURM signal all processes, and the main one finishes its step with the workers' help. But it
     ends them by SIGTERM when it fails: were they deaf to that one too, it would wait for them until torchrun kills it.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    main = multiprocessing.parent_process().pid
+
+    def wait_for_the_end() -> None:
+        while os.getppid() == main:
+            received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+            if received and received.si_pid == main:
+                break
+        os._exit(0)
+
+    for number in {signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # Linux; elsewhere torch's own handler ends the worker at any SIGTERM
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        main = multiprocessing.parent_process().pid
-        threading.Thread(target=_wait_for_the_end, args=(main,), daemon=True).start()
-
-
-def _wait_for_the_end(main: int) -> None:
-    while os.getppid() == main:
-        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
-        if received and received.si_pid == main:
-            break
-    os._exit(0)
+        threading.Thread(target=wait_for_the_end, daemon=True).start()

@@ -16,7 +16,6 @@ from utils.errors import UserError
 
 DIGITS = Path(__file__).parents[2] / "data" / "digits.npz"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
-ONE_IN = 5  # of each digit every fifth image is for validation
 
 
 class Arrays(NamedTuple):
@@ -24,13 +23,13 @@ class Arrays(NamedTuple):
     targets: Tensor
 
 
-class NamedData(NamedTuple):
+class Parts(NamedTuple):
     train: Arrays
     val: Arrays
     classes: list[str]
 
 
-def load(args: Namespace) -> NamedData:
+def load(args: Namespace) -> Parts:
     name, folder = args.data_path, Path(args.download_dir)
     if name == "digits":
         return digits()
@@ -43,43 +42,37 @@ def load(args: Namespace) -> NamedData:
         parts = [kind(folder, train=train) for train in (True, False)]  # checks the sums of the files
     except RuntimeError:
         raise _missing(name, folder) from None
-    arrays = [
-        Arrays(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
-        for part in parts
-    ]
-    return NamedData(*arrays, parts[0].classes)
+    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+    train, val = (Arrays(pixels, torch.tensor(part.targets)) for pixels, part in zip(images, parts, strict=True))
+    return Parts(train, val, parts[0].classes)
 
 
-def digits() -> NamedData:
-    """1,442 images to train and 355 to validate, 8 x 8, always the same split."""
+def digits() -> Parts:
+    """1,442 images to train and 355 to validate, 8 x 8, always the same split: of each digit every fifth validates."""
     with np.load(DIGITS, allow_pickle=False) as kept:
         levels, targets = kept["images"], kept["targets"].astype(np.int64)
-    images = np.round(levels * (255 / 16)).astype(np.uint8)[:, None]
-    place = np.empty_like(targets)  # of an image among those of its class
+    images, to_validate = np.round(levels * (255 / 16)).astype(np.uint8)[:, None], np.zeros(len(targets), bool)
     for digit in range(10):
-        place[targets == digit] = np.arange((targets == digit).sum())
-    val = place % ONE_IN == ONE_IN - 1
-    parts = [Arrays(torch.from_numpy(images[part]), torch.from_numpy(targets[part])) for part in (~val, val)]
-    return NamedData(*parts, [str(digit) for digit in range(10)])
+        to_validate[np.flatnonzero(targets == digit)[4::5]] = True
+    both = (~to_validate, to_validate)
+    train, val = (Arrays(torch.from_numpy(images[part]), torch.from_numpy(targets[part])) for part in both)
+    return Parts(train, val, [str(digit) for digit in range(10)])
 
 
-def fashion_mnist(folder: Path, download: bool) -> NamedData:
+def fashion_mnist(folder: Path, download: bool) -> Parts:
     """From a folder with the four published files, packed or not, wherever they come from."""
-    places = [folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST]
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    for found in places:
+    for found in (folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST):
         if all((found / name).exists() or (found / f"{name}.gz").exists() for name in names):
             break
     else:
         if not download:
             raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
         _fetch(torchvision.datasets.FashionMNIST, folder)
-        found = places[0]
-    parts = []
-    for part in ("train", "t10k"):
-        images, targets = read_idx(found, f"{part}-images-idx3-ubyte"), read_idx(found, f"{part}-labels-idx1-ubyte")
-        parts.append(Arrays(images[:, None], targets.long()))
-    return NamedData(*parts, torchvision.datasets.FashionMNIST.classes)
+        found = folder / "FashionMNIST" / "raw"
+    images, targets, val_images, val_targets = (read_idx(found, name) for name in names)
+    train, val = Arrays(images[:, None], targets.long()), Arrays(val_images[:, None], val_targets.long())
+    return Parts(train, val, torchvision.datasets.FashionMNIST.classes)
 
 
 def read_idx(folder: Path, name: str) -> Tensor:

@@ -108,8 +108,6 @@ def running(model: nn.Module, autocast: Callable) -> Iterator[None]:
 
 def logits_of(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> list[Tensor]:
     """Each sub-network's logits, in float32 whatever the precision inside."""
-    if len(subnets) == 1:
-        return [model(images, subnets[0]).float()]
     logits = model.forward_all(images, subnets)
     return [logits[subnet].float() for subnet in subnets]
 

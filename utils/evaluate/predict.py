@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from presets import load_image
@@ -60,13 +60,11 @@ def predict(
         return
     with running(model, autocast):
         for batch in on_device(images):
-            chances = [logits.softmax(1).cpu() for logits in logits_of(model, batch.images, subnets)]
-            for place, number in enumerate(batch.targets.tolist()):
-                rows = zip(subnets, chances, strict=True)
-                lines = [f"  {model.name(subnet)}  {_likeliest(chance[place], classes)}" for subnet, chance in rows]
-                log.info("%s\n%s", images.files[number], "\n".join(lines))
-
-
-def _likeliest(chances: Tensor, classes: Sequence[str]) -> str:
-    values, indices = chances.topk(min(LIKELIEST, len(chances)))
-    return ", ".join(f"{100 * p:.1f} % {classes[i]}" for p, i in zip(values.tolist(), indices.tolist(), strict=True))
+            lines = [str(images.files[number]) for number in batch.targets]
+            for subnet, logits in zip(subnets, logits_of(model, batch.images, subnets), strict=True):
+                best = logits.softmax(1).topk(min(LIKELIEST, len(classes)))
+                for row, (chances, indices) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+                    found = [f"{100 * p:.1f} % {classes[i]}" for p, i in zip(chances, indices, strict=True)]
+                    lines[row] += f"\n  {model.name(subnet)}  {', '.join(found)}"
+            for line in lines:
+                log.info("%s", line)

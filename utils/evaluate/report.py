@@ -92,13 +92,9 @@ def _write(rows: Sequence[Row], result: Result, device: torch.device, report: Re
     }
     log.info("%s", table.as_text(rows))
     written = [*table.write(rows, facts, report.folder)]
-    if report.draw:
-        path, title = report.folder / "subnets.png", f"{facts.get('model')} on {facts.get('data')}: one set of weights"
-        try:
-            picture.draw(rows, title, path, report.published)
-            written.append(path)
-        except picture.Missing as error:  # the table is worth having without it
-            log.warning("%s", error)
+    path, title = report.folder / "subnets.png", f"{facts.get('model')} on {facts.get('data')}: one set of weights"
+    if report.draw and picture.draw(rows, title, path, report.published):
+        written.append(path)
     log.info("written: %s", ", ".join(map(str, written)))
     if report.budget:
         log.info("%s", table.choice(report.budget.best(rows), report.budget, facts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import whole_file
+from utils.files import whole_file, write_json
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ def write(rows: Sequence[Row], facts: dict[str, Any], folder: Path) -> tuple[Pat
     writer.writerows(astuple(row) for row in rows)
     with whole_file(folder / "subnets.csv") as file:
         file.write(text.getvalue().encode())
-    content = {**facts, "subnets": [asdict(row) for row in rows]}
-    with whole_file(folder / "subnets.json") as file:
-        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+    write_json(folder / "subnets.json", {**facts, "subnets": [asdict(row) for row in rows]})
     return folder / "subnets.csv", folder / "subnets.json"
 
 

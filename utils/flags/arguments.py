@@ -10,7 +10,7 @@ from types import ModuleType
 
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Formatter, Parser, one_of
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
 SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
@@ -19,84 +19,65 @@ WARMUPS = ("linear", "constant")
 
 def parser(methods: ModuleType) -> Parser:
     """The command's parser. `methods` are those of training, by name in METHODS, with their flags."""
-    parser = Parser(
-        prog="train_adn.py",
-        description="Train and test adaptive-depth networks: one set of weights, 2^N depths.",
-        formatter_class=Formatter,
-        check=partial(check, methods),
-        allow_abbrev=False,
-    )
-    _model_flags(parser.add_argument_group("model"))
+    description = "Train and test adaptive-depth networks: one set of weights, 2^N depths."
+    parser = Parser("train_adn.py", description, partial(check, methods))
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default="resnet18", metavar="NAME", help="the network, by its name; README.md lists them all")
+    small = "`small` keeps the resolution of images of 28 or 32 pixels"
+    add("--stem", choices=("imagenet", "small"), help=f"networks of convolutions: {small} (default: imagenet)")
+    add("--patch-size", type=COUNT, help="transformers: pixels per patch (default: the model's)")
+    window = "transformers of windows: patches per window and side (default: the model's)"
+    add("--window-size", type=COUNT, help=window)
+    shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
+    add("--no-switchable-norms", action="store_true", help=shared)
+    plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
+    add("--init-from", metavar="FILE|ENUM", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
     alone = "individual: train the one network of --skip-cfg alone, on the labels"
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)
-    _optimizer_flags(parser.add_argument_group("optimization"))
-    _schedule_flags(parser.add_argument_group("learning rate"))
-    _machine_flags(parser.add_argument_group("machine and precision"))
-    _run_flags(parser.add_argument_group("run, checkpoints, log"))
+    _optimization_flags(parser)
+    _run_flags(parser)
     evaluation_flags(parser)
     return parser
 
 
-def _model_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--model", default="resnet18", metavar="NAME", help="the network, by its name; README.md lists them all")
-    small = "`small` keeps the resolution of images of 28 or 32 pixels"
-    add("--stem", choices=("imagenet", "small"), help=f"networks of convolutions: {small} (default: imagenet)")
-    add("--patch-size", type=COUNT, metavar="N", help="transformers: pixels per patch (default: the model's)")
-    window = "transformers of windows: patches per window and side (default: the model's)"
-    add("--window-size", type=COUNT, metavar="N", help=window)
-    shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
-    add("--no-switchable-norms", action="store_true", help=shared)
-    plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
-    add("--init-from", metavar="FILE|ENUM", help=plain)
-
-
-def _optimizer_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("-b", "--batch-size", type=COUNT, default=32, metavar="N", help="images per process and forward pass")
+def _optimization_flags(parser: Parser) -> None:
+    add = parser.add_argument_group("optimization").add_argument
+    add("-b", "--batch-size", type=COUNT, default=32, help="images per process and forward pass")
     batches = "batches per optimizer step: the batch of a step is N x batch-size x processes"
-    add("--grad-accum", type=COUNT, default=1, metavar="N", help=batches)
-    add("--epochs", type=COUNT, default=90, metavar="N", help="epochs in all")
+    add("--grad-accum", type=COUNT, default=1, help=batches)
+    add("--epochs", type=COUNT, default=90, help="epochs in all")
     add("--opt", type=one_of(OPTIMIZERS), default="sgd", metavar="NAME", help=f"one of {', '.join(OPTIMIZERS)}")
     add("--lr", type=NONNEGATIVE, default=0.1, help="initial learning rate")
     add("--momentum", type=NONNEGATIVE, default=0.9, metavar="M", help="momentum of sgd and rmsprop")
     wd = {"type": NONNEGATIVE, "metavar": "W"}
     add("--wd", "--weight-decay", dest="weight_decay", default=1e-4, help="weight decay", **wd)
-    for flag, parts in {
-        "--norm-weight-decay": "norms",
-        "--bias-weight-decay": "biases",
-        "--transformer-embedding-decay": "class token, position embedding and position bias tables",
-    }.items():
-        add(flag, help=f"weight decay of {parts} (default: that of --wd)", **wd)
+    add("--norm-weight-decay", help="weight decay of norms (default: that of --wd)", **wd)
+    add("--bias-weight-decay", help="weight decay of biases (default: that of --wd)", **wd)
+    tables = "class token, position embedding and position bias tables"
+    add("--transformer-embedding-decay", help=f"weight decay of {tables} (default: that of --wd)", **wd)
     add("--label-smoothing", type=FRACTION, default=0.0, help="label smoothing")
-    clip = "largest norm of the gradient (default: no limit)"
-    add("--clip-grad-norm", type=POSITIVE, metavar="X", help=clip)
+    add("--clip-grad-norm", type=POSITIVE, metavar="X", help="largest norm of the gradient (default: no limit)")
     add("--model-ema", action="store_true", help="keep and evaluate a moving average of the weights")
-    add("--model-ema-steps", type=COUNT, default=32, metavar="N", help="steps from one average to the next")
-    decay = "decay, before it is adjusted to steps and batch"
-    add("--model-ema-decay", type=FRACTION, default=0.99998, help=decay)
+    add("--model-ema-steps", type=COUNT, default=32, help="steps from one average to the next")
+    add("--model-ema-decay", type=FRACTION, default=0.99998, help="decay, before it is adjusted to steps and batch")
 
-
-def _schedule_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    schedulers = f"one of {', '.join(SCHEDULERS)}"
-    add("--lr-scheduler", type=one_of(SCHEDULERS), default="steplr", metavar="NAME", help=schedulers)
-    add("--lr-step-size", type=COUNT, default=30, metavar="N", help="steplr: epochs from one drop to the next")
-    drops = "multisteplr: epochs of the drops"
-    add("--lr-multi-steps", type=COUNT, nargs="+", default=[60, 100, 140], metavar="N", help=drops)
-    gamma = "factor of a drop, or of each epoch with exponentiallr"
-    add("--lr-gamma", type=POSITIVE, default=0.1, help=gamma)
+    add = parser.add_argument_group("learning rate").add_argument
+    kinds = f"one of {', '.join(SCHEDULERS)}"
+    add("--lr-scheduler", type=one_of(SCHEDULERS), default="steplr", metavar="NAME", help=kinds)
+    add("--lr-step-size", type=COUNT, default=30, help="steplr: epochs from one drop to the next")
+    add("--lr-multi-steps", type=COUNT, nargs="+", default=[60, 100, 140], help="multisteplr: epochs of the drops")
+    add("--lr-gamma", type=POSITIVE, default=0.1, help="factor of a drop, or of each epoch with exponentiallr")
     add("--lr-min", type=NONNEGATIVE, default=0.0, help="cosineannealinglr: the last learning rate")
-    add("--lr-warmup-epochs", type=NATURAL, default=0, metavar="N", help="epochs of warm-up")
+    add("--lr-warmup-epochs", type=NATURAL, default=0, help="epochs of warm-up")
     add("--lr-warmup-method", type=one_of(WARMUPS), default="constant", metavar="NAME", help="constant or linear")
     add("--lr-warmup-decay", type=FRACTION, default=0.01, help="factor at the start of the warm-up")
 
 
-def _machine_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+def _run_flags(parser: Parser) -> None:
+    add = parser.add_argument_group("machine and precision").add_argument
     add("--device", default="auto", help="cuda, cpu, or auto: CUDA if there is one")
     add("--amp", action="store_true", help="mixed precision: faster where the hardware has it")
     dtypes = "auto: bf16 where the hardware has it, else fp16 with loss scaling"
@@ -107,25 +88,21 @@ def _machine_flags(group: argparse._ArgumentGroup) -> None:
     add("--sync-bn", action="store_true", help="batch norm over all processes (slower steps; GPUs only)")
     same = "the same result to the last bit in every run; slower on a GPU, always so on a CPU"
     add("--deterministic", "--use-deterministic-algorithms", action="store_true", help=same)
-    processes = "checked against the launcher's number of processes"
-    add("--world-size", type=COUNT, default=1, metavar="N", help=processes)
+    add("--world-size", type=COUNT, default=1, help="checked against the launcher's number of processes")
     add("--dist-url", default="env://", metavar="URL", help="where the processes of a SLURM step meet")
 
-
-def _run_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("run, checkpoints, log").add_argument
     add("--output-dir", default=".", metavar="DIR", help="where checkpoints and logs go")
     resume = (
         "continue a run; auto: the newest good checkpoint of --output-dir, if any. Several machines need a folder that "
         "all of them share; on a GPU the run goes on to the same bits only with --deterministic"
     )
     add("--resume", default="", metavar="FILE|auto", help=resume)
-    add("--start-epoch", type=NATURAL, default=0, metavar="N", help="first epoch; --resume sets it by itself")
-    steps = "save every N steps too (default: after every epoch)"
-    add("--checkpoint-steps", type=COUNT, metavar="N", help=steps)
-    add("--print-freq", type=COUNT, default=10, metavar="N", help="steps from one log line to the next")
+    add("--start-epoch", type=NATURAL, default=0, help="first epoch; --resume sets it by itself")
+    add("--checkpoint-steps", type=COUNT, help="save every N steps too (default: after every epoch)")
+    add("--print-freq", type=COUNT, default=10, help="steps from one log line to the next")
     add("--tensorboard", action="store_true", help="write TensorBoard events too (pip install tensorboard)")
-    add("--seed", type=NATURAL, default=0, help="of weights, order and augmentation")
+    add("--seed", type=NATURAL, default=0, metavar="SEED", help="of weights, order and augmentation")
 
 
 def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, object]) -> str | None:

@@ -1,10 +1,9 @@
 """The command line's flags about data, and their defaults per data set. No torch here: `--help` has to be quick."""
 
 import os
-from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from utils.errors import UserError
@@ -36,23 +35,16 @@ def cache_folder() -> Path:
 
 
 def data_flags(parser: ArgumentParser) -> None:
-    """Everything about data on the command line."""
-    _source_flags(parser.add_argument_group("data"))
-    _augmentation_flags(parser.add_argument_group("crops and augmentation"))
-
-
-def _source_flags(group: _ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("data").add_argument
     add("--data-path", metavar="PATH", help=f"a folder with train/ and val/, or one of {', '.join(NAMED)}")
-    part = "only N images, taken evenly from the whole (default: all)"
-    add("--train-images", type=COUNT, metavar="N", help=f"train on {part}")
-    add("--val-images", type=COUNT, metavar="N", help=f"test on {part}")
+    add("--train-images", type=COUNT, help="train on only N images, taken evenly from the whole (default: all)")
+    add("--val-images", type=COUNT, help="test on only N images, taken evenly from the whole (default: all)")
     add("--download", action="store_true", help=f"fetch {', '.join(FETCHED)} if they are not here")
     add("--download-dir", metavar="DIR", help="where they are kept (default: ~/.cache/adn/data)")
     workers = "loader processes (default: 16, at most one per CPU core; fewer for data sets in memory)"
-    add("-j", "--workers", type=NATURAL, metavar="N", help=workers)
+    add("-j", "--workers", type=NATURAL, help=workers)
     prefetch = "batches each worker holds ready (default: about 512 images, at least 2 batches, as /dev/shm has room)"
-    add("--prefetch", type=COUNT, metavar="N", help=prefetch)
+    add("--prefetch", type=COUNT, help=prefetch)
     cache = "keep the scanned list of files, and use it again until a class folder changes"
     add("--cache-dataset", action="store_true", help=cache)
     decode = "tensor: about twice as fast; pil: the classic chain to the bit (default: to train tensor, to test pil)"
@@ -60,13 +52,11 @@ def _source_flags(group: _ArgumentGroup) -> None:
     corrupt = "unreadable image: stop and name it, or go on without it and count it"
     add("--on-corrupt", choices=("error", "skip"), default="error", help=corrupt)
 
-
-def _augmentation_flags(group: _ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("crops and augmentation").add_argument
     named = ", ".join(f"{name} {habits.crop_size}" for name, habits in NAMED.items())
-    add("--train-crop-size", type=COUNT, metavar="N", help=f"random crop (default: 224; {named})")
-    add("--val-resize-size", type=COUNT, metavar="N", help=f"shorter side before that crop (default: 256; {named})")
-    add("--val-crop-size", type=COUNT, metavar="N", help=f"central crop (default: 224; {named})")
+    add("--train-crop-size", type=COUNT, help=f"random crop (default: 224; {named})")
+    add("--val-resize-size", type=COUNT, help=f"shorter side before that crop (default: 256; {named})")
+    add("--val-crop-size", type=COUNT, help=f"central crop (default: 224; {named})")
     kinds = ("nearest", "bilinear", "bicubic")
     add("--interpolation", choices=kinds, help="of all resizing (default: bilinear)")
     add("--hflip-prob", type=FRACTION, metavar="P", help="probability of a horizontal flip (default: 0.5; digits 0)")
@@ -76,13 +66,13 @@ def _augmentation_flags(group: _ArgumentGroup) -> None:
     add("--augmix-severity", type=bounded(int, 1, 10), default=3, metavar="N", help=severity)
     add("--random-erase", type=FRACTION, default=0.0, metavar="P", help="probability of erasing a rectangle")
     add("--mixup-alpha", type=NONNEGATIVE, default=0.0, metavar="A", help="mixup, 0 = off")
-    cutmix = "cutmix, 0 = off; with mixup: either, by chance"
-    add("--cutmix-alpha", type=NONNEGATIVE, default=0.0, metavar="A", help=cutmix)
+    both = "cutmix, 0 = off; with mixup: either, by chance"
+    add("--cutmix-alpha", type=NONNEGATIVE, default=0.0, metavar="A", help=both)
     add("--ra-sampler", action="store_true", help="an epoch shows fewer images, each several times")
-    add("--ra-reps", type=COUNT, default=3, metavar="N", help="how many times")
+    add("--ra-reps", type=COUNT, default=3, help="how many times")
 
 
-def fill_defaults(args: Namespace, known: Mapping[str, object] = MappingProxyType({})) -> None:
+def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) -> None:
     """Set what the user left open, by `known` (what a checkpoint was made with) or else by what suits the data.
 
     The command calls it once; nothing else changes `args`. Then the whole is checked, which only now can be.
@@ -97,15 +87,13 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] = MappingProxyTyp
         "workers": min(habits.most_workers, cores_per_process()),
         "download_dir": str(cache_folder() / "data"),
     }
-    defaults.update((name, value) for name, value in known.items() if value is not None)
+    defaults.update((name, value) for name, value in (known or {}).items() if value is not None)
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.val_crop_size > args.val_resize_size:
-        raise UserError(
-            f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}: "
-            f"lower the first or raise the second"
-        )
+        sizes = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
+        raise UserError(f"{sizes}: lower the first or raise the second")
     for flag, idle in {
         "--decode": args.decode and args.data_path in NAMED,
         "--cache-dataset": args.cache_dataset and args.data_path in NAMED,

@@ -11,17 +11,10 @@ LETTERS = {"True": "T", "T": "T", "False": "F", "F": "F"}
 
 
 def evaluation_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the group "evaluation" to the command's parser."""
     add = parser.add_argument_group("evaluation").add_argument
     add("--test-only", action="store_true", help="evaluate --weights (or --resume) and train nothing")
-    add(
-        "--skip-cfg",
-        action=_OneWordEach,
-        nargs="+",
-        metavar="CFG",
-        help="sub-networks to run: one flag per stage (True False …, T F …), words (TTFF TTTT), super, base, or all "
-        "(default: super)",
-    )
+    spellings = "one flag per stage (True False …, T F …), words (TTFF TTTT), super, base, or all"
+    add("--skip-cfg", nargs="+", metavar="CFG", help=f"sub-networks to run: {spellings} (default: super)")
     add("--weights", metavar="FILE|NAME", help="weights: a file, or the name of a released network")
     add("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
     add("--weights-dir", metavar="DIR", help="take a released network's file from this folder")
@@ -31,16 +24,8 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add("--budget-params", type=float, metavar="M", help="best sub-network of at most M million weights")
     add("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
     latency = "images per call when latency is measured; 0 measures none"
-    add("--latency-batch", type=NATURAL, default=1, metavar="N", help=latency)
+    add("--latency-batch", type=NATURAL, default=1, help=latency)
     add("--no-picture", action="store_true", help="do not draw subnets.png (it needs matplotlib)")
-
-
-class _OneWordEach(argparse.Action):
-    """A sub-network spelled by one word per stage, `True True False` or `T T F`, becomes the one word TTF."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *_: Any) -> None:
-        spelled = all(word in LETTERS for word in words)
-        setattr(namespace, self.dest, ["".join(LETTERS[word] for word in words)] if spelled else words)
 
 
 def chosen(model: Any, words: Sequence[str] | None) -> list[Hashable]:
@@ -49,6 +34,8 @@ def chosen(model: Any, words: Sequence[str] | None) -> list[Hashable]:
         return [model.subnets[0]]
     if list(words) == ["all"]:
         return list(model.subnets)
+    if all(word in LETTERS for word in words):  # one word per stage: True True False, or T T F, is the one word TTF
+        words = ["".join(LETTERS[word] for word in words)]
     try:
         return list(dict.fromkeys(model.parse(word) for word in words))
     except ValueError as error:

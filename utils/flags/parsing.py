@@ -5,6 +5,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 # Arguments and every flag's default → what cannot be, in one line
@@ -12,23 +13,22 @@ Check = Callable[[argparse.Namespace, dict[str, object]], str | None]
 
 
 class Formatter(argparse.HelpFormatter):
-    """Adds each flag's default to its help text."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=118)
+    """Adds each flag's default to its help text; a whole number is shown as N."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         shown = action.default not in (None, "", argparse.SUPPRESS) and not isinstance(action.default, bool)
-        if not shown or not action.help or "(default" in action.help:
-            return action.help
-        return f"{action.help} (default: %(default)s)"
+        return action.help + (" (default: %(default)s)" if shown and "(default" not in action.help else "")
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "N" if action.type in (COUNT, NATURAL) else super()._get_default_metavar_for_optional(action)
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, once for all processes of a run, and guesses what a misspelt flag meant."""
 
-    def __init__(self, *, check: Check, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, prog: str, description: str, check: Check) -> None:
+        formatter = partial(Formatter, max_help_position=32, width=118)
+        super().__init__(prog, description=description, formatter_class=formatter, allow_abbrev=False)
         self.check = check
 
     def error(self, message: str) -> NoReturn:
@@ -40,9 +40,8 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            self.error(
-                f"unknown argument {unknown[0]}{closest(unknown[0].split('=')[0], flags)} (--help lists them all)"
-            )
+            guess = closest(unknown[0].split("=")[0], flags)
+            self.error(f"unknown argument {unknown[0]}{guess} (--help lists them all)")
         problem = self.check(args, {action.dest: action.default for action in self._actions})
         if problem:
             self.error(problem)
@@ -60,9 +59,8 @@ def one_of(known: Sequence[str]) -> Callable[[str], str]:
 
     def convert(text: str) -> str:
         if text.lower() not in known:
-            raise argparse.ArgumentTypeError(
-                f"unknown {text!r}{closest(text.lower(), known)} (known: {', '.join(known)})"
-            )
+            guess = closest(text.lower(), known)
+            raise argparse.ArgumentTypeError(f"unknown {text!r}{guess} (known: {', '.join(known)})")
         return text.lower()
 
     return convert
@@ -75,9 +73,8 @@ def bounded(kind: type, low: float, high: float = float("inf"), open_low: bool =
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"expected {'an integer' if kind is int else 'a number'}, not {text!r}"
-            ) from None
+            wanted = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}") from None
         if not low <= value <= high or (open_low and value == low):
             least = f"more than {low}" if open_low else f"at least {low}"
             most = "" if high == float("inf") else f" and at most {high}"

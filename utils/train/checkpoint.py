@@ -33,6 +33,8 @@ NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
 OF_ONE_KIND = ("betas", "alpha", "dampening")
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 
+Load = Callable[[nn.Module, dict, str], None]  # a state dict into a network, or an error that says what does not fit
+
 
 @dataclass
 class Progress:
@@ -57,7 +59,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: MovingAverage | None
-    scaler: torch.amp.GradScaler | None
+    scaler: torch.amp.GradScaler  # idle unless the precision is fp16
     progress: Progress
     args: argparse.Namespace
     classes: list[str]
@@ -76,25 +78,23 @@ class State:
         }
         if self.ema:
             content["model_ema"] = self.ema.state_dict()
-        if self.scaler:
+        if self.scaler.is_enabled():
             content["scaler"] = self.scaler.state_dict()
         return content
 
-    def restore(self, content: dict[str, Any], load_model: Callable[[nn.Module, dict], None], source: str) -> None:
-        """Take over a checkpoint's content; `load_model` loads a state dict or says what does not fit."""
+    def restore(self, content: dict[str, Any], load: Load, source: str) -> None:
+        """Take over the content of the checkpoint `source`."""
         _check_it_belongs(content, self, source)
-        load_model(self.model, content["model"])
+        load(self.model, content["model"], source)
         if self.ema:
             averaged = content.get("model_ema")
             if averaged is None:
                 log.warning("%s has no moving average: --model-ema starts it anew from its weights", source)
                 averaged = {**self.model.state_dict(), "n_averaged": torch.tensor(0)}
-            weights = {
-                name.removeprefix("module."): tensor for name, tensor in averaged.items() if name != "n_averaged"
-            }
-            load_model(self.ema.module, weights)
-            self.ema.n_averaged.copy_(averaged["n_averaged"])
-        if self.scaler and content.get("scaler"):
+            count, weights = averaged["n_averaged"], averaged.items()
+            load(self.ema.module, {n.removeprefix("module."): w for n, w in weights if n != "n_averaged"}, source)
+            self.ema.n_averaged.copy_(count)
+        if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         try:
             if "progress" not in content:
@@ -102,10 +102,9 @@ class State:
             self._restore_optimizer(content["optimizer"])
             self.scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{source}: its optimizer or schedule is not the one asked for ({error}): resume with the flags of the "
-                "run that wrote it, or start anew from its weights with --weights"
-            ) from None
+            way_out = "resume with the flags of the run that wrote it, or start anew from its weights with --weights"
+            problem = f"its optimizer or schedule is not the one asked for ({error})"
+            raise UserError(f"{source}: {problem}: {way_out}") from None
         for name, value in content["progress"].items():
             setattr(self.progress, name, value)
         _tell_what_changed(content, self.args)
@@ -136,24 +135,19 @@ def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> 
 
 def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Other arguments than the checkpoint's are allowed, but not in silence."""
-    old = content.get("args")
-    if old is None:
+    if content.get("args") is None:
         return
-    changed = ", ".join(
-        f"{name} {getattr(old, name)} → {value}"
-        for name, value in vars(args).items()
-        if name not in ("resume", "world_size") and getattr(old, name, value) != value
-    )
+    old, new, now = vars(content["args"]), vars(args), processes.world_size()
+    names = [name for name in new if name not in ("resume", "world_size") and old.get(name, new[name]) != new[name]]
+    changed = ", ".join(f"{name} {old[name]} → {new[name]}" for name in names)
     if changed:
         log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", changed)
-    now = processes.world_size()
     before = content.get("world_size") or now
-    old_batch = getattr(old, "batch_size", 0) * getattr(old, "grad_accum", 1) * before
+    old_batch = old.get("batch_size", 0) * old.get("grad_accum", 1) * before
     batch = args.batch_size * args.grad_accum * now
     if old_batch != batch:
-        log.warning(
-            "global batch %d → %d (%d → %d processes); the learning rate is not changed", old_batch, batch, before, now
-        )
+        sizes = f"{old_batch} → {batch} ({before} → {now} processes)"
+        log.warning("global batch %s; the learning rate is not changed", sizes)
 
 
 def save(folder: Path, content: Mapping[str, Any]) -> None:
@@ -169,10 +163,8 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
         while cause.__context__ is not None:
             cause = cause.__context__
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise UserError(
-            f"{newest}: cannot be written ({reason}); the last checkpoint is still there: make room, then continue "
-            "with --resume auto"
-        ) from None
+        way_out = "the last checkpoint is still there: make room, then continue with --resume auto"
+        raise UserError(f"{newest}: cannot be written ({reason}); {way_out}") from None
 
 
 def keep_epoch(folder: Path, epoch: int, epochs: int, best: bool) -> None:
@@ -190,10 +182,9 @@ def newest_readable(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Pat
     for path in candidates:
         try:
             read(path)
+            return path
         except UserError as error:
             log.warning("passed over: %s", error)
-        else:
-            return path
     if candidates:
         raise UserError(f"{folder}: none of its {len(candidates)} checkpoints can be read; start anew elsewhere")
     return None

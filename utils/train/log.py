@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
 from utils import processes
 from utils.errors import UserError
-from utils.files import whole_file
+from utils.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,36 +35,29 @@ class _Stdout(logging.Handler):
 
 def setup() -> None:
     """The main process tells what happens on stdout, the others keep to errors."""
-    handler = _Stdout()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO if processes.is_main() else logging.ERROR, handlers=[handler], force=True)
+    level = logging.INFO if processes.is_main() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_Stdout()], force=True)
 
 
 def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
     """Arguments, versions and git commit, so that a result can be traced to what made it."""
-    import torchvision
-
     describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         commit = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         commit = None  # not a clone, or no git here
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    versions |= {"torchvision": torchvision.__version__, "cuda": torch.version.cuda}
     content = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "args": {name: value for name, value in vars(args).items() if not name.startswith("_")},
         "processes": processes.world_size(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": torchvision.__version__,
-            "cuda": torch.version.cuda,
-        },
+        "versions": versions,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "git_commit": commit,
     }
-    with whole_file(folder / "run.json") as file:
-        file.write(json.dumps(content, indent=2, default=str).encode())
+    write_json(folder / "run.json", content)
 
 
 class Meters:
@@ -92,12 +86,11 @@ class Meters:
         labels = targets.argmax(1) if targets.ndim == 2 else targets
         count = len(labels)
         for row, result in zip(self.sums, results, strict=True):
-            logits = result.logits.float()
+            loss, logits = result.loss, result.logits.float()
             hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            loss = result.loss.double().nan_to_num(0, 0, 0) * count
-            row[:3] += torch.stack([loss, hits[:, 0].sum(), hits.sum()])
+            row[:3] += torch.stack([loss.double().nan_to_num(0, 0, 0) * count, hits[:, 0].sum(), hits.sum()])
             row[3] += count
-            row[4] += ~result.loss.isfinite() * count
+            row[4] += ~loss.isfinite() * count
 
     def values(self) -> Tensor:
         """The sums of every process, on the CPU: processes x passes x COLUMNS."""
@@ -121,7 +114,6 @@ class Log:
         self.active = processes.is_main()
         self.path = folder / "metrics.jsonl"
         self.failed = False
-        self.bar: tqdm | None = None
         self.board = None
         if tensorboard and self.active:
             try:
@@ -133,41 +125,37 @@ class Log:
     def start_epoch(self, epoch: int, step: int, steps: int) -> None:
         """The clock starts; a bar opens if a person watches."""
         self.epoch, self.steps = epoch, steps
-        self.last = time.perf_counter(), step, 0
-        if self.active and sys.stderr.isatty():
-            self.bar = tqdm(total=steps, initial=step, desc=f"Epoch {epoch}", unit="step", dynamic_ncols=True)
+        self.last = time.perf_counter(), step
+        settings = {"unit": "step", "dynamic_ncols": True, "disable": not (self.active and sys.stderr.isatty())}
+        self.bar = tqdm(total=steps, initial=step, desc=f"Epoch {epoch}", **settings)
 
     def point(self, step: int, images: int, values: dict[str, float]) -> None:
-        """A log point after `step` steps of the epoch and, since `start_epoch`, `images` images of all processes."""
+        """A log point after `step` steps of the epoch and, since the last one, `images` images of all processes."""
         now = time.perf_counter()
-        (then, last_step, last_images), self.last = self.last, (now, step, images)
+        (then, last_step), self.last = self.last, (now, step)
         seconds = max(now - then, 1e-9)
-        values = {**values, "images_per_second": (images - last_images) / seconds}
+        values = {**values, "images_per_second": images / seconds}
         if torch.cuda.is_initialized():
             values["memory_mb"] = torch.cuda.max_memory_allocated() >> 20
         self.record("step", self.epoch, step, values)
         short = {"images_per_second": "img/s", "memory_mb": "max mem (MB)"}
         line = "  ".join(f"{short.get(name, name)}: {value:.4g}" for name, value in values.items())
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(line)
-        else:
+        if self.bar.disable:
             eta = timedelta(seconds=int((self.steps - step) * seconds / max(step - last_step, 1)))
             log.info("Epoch: [%d]  [%d/%d]  eta: %s  %s", self.epoch, step, self.steps, eta, line)
-
-    def end_epoch(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        else:
+            self.bar.update(step - self.bar.n)
+            self.bar.set_postfix_str(line)
 
     def record(self, event: str, epoch: int, step: int, values: dict[str, Any]) -> None:
         """A line of metrics.jsonl. That it cannot be written does not end a run."""
         if not self.active:
             return
-        known = {name: None if value != value else value for name, value in values.items()}  # nan is no JSON
+        line = {"event": event, "epoch": epoch, "step": step}
+        line |= {name: None if value != value else value for name, value in values.items()}  # nan is no JSON
         try:
             with open(self.path, "a") as file:
-                file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **known}) + "\n")
+                file.write(json.dumps(line) + "\n")
         except OSError as error:
             if not self.failed:
                 log.warning("%s: cannot be written (%s); training goes on without it", self.path, error.strerror)

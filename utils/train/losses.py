@@ -1,33 +1,33 @@
 """How far a student's outputs are from its teacher's."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass
-class Outputs:
+class Outputs(NamedTuple):
     """What a network gives: logits and, for feature distillation, each stage's mean over space."""
 
     logits: Tensor
-    features: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] | tuple = ()
 
     def detach(self) -> "Outputs":
         return Outputs(self.logits.detach(), [feature.detach() for feature in self.features])
 
 
+@dataclass
 class Distillation:
     """KL divergence of the logits and, with `features`, of the stages' mean features, at a temperature.
 
-    Of the logits over the teacher's `topk` likeliest classes; over all if that is 0 or more than there are.
+    Of the logits over the teacher's `topk` likeliest classes; over all if that is 0 or more than there are. Of the
+    features over the channels of each stage but the first, summed.
     """
 
-    def __init__(self, temperature: float = 1.0, topk: int = 500, features: bool = False) -> None:
-        self.temperature = temperature
-        self.topk = topk
-        self.features = features
+    temperature: float = 1.0
+    topk: int = 500
+    features: bool = False
 
     def __call__(self, student: Outputs, teacher: Outputs) -> Tensor:
         ours, theirs = student.logits, teacher.logits
@@ -35,11 +35,10 @@ class Distillation:
             theirs, classes = theirs.topk(self.topk, dim=1)
             ours = ours.gather(1, classes)
         loss = self.divergence(ours, theirs)
-        return loss + self.feature_loss(student.features, teacher.features) if self.features else loss
-
-    def feature_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """KL over the channels of each stage but the first, summed."""
-        return sum(self.divergence(s, t) for s, t in zip(student[1:], teacher[1:], strict=True))
+        if self.features:
+            pairs = zip(student.features[1:], teacher.features[1:], strict=True)
+            loss = loss + sum(self.divergence(ours, theirs) for ours, theirs in pairs)
+        return loss
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         t = self.temperature

@@ -98,9 +98,9 @@ def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) 
         main = schedules.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=args.lr_min)
     else:
         main = schedules.ExponentialLR(optimizer, gamma=args.lr_gamma)
-    if not args.lr_warmup_epochs:
-        return main
     epochs = args.lr_warmup_epochs
+    if epochs == 0:
+        return main
     if epochs >= args.epochs:
         log.warning("--lr-warmup-epochs %d: the run of %d epochs ends in its warm-up", epochs, args.epochs)
     kind = schedules.LinearLR if args.lr_warmup_method == "linear" else schedules.ConstantLR

@@ -7,37 +7,32 @@ them over the processes once a step, while the last backward runs: all passes bu
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils import processes
 from utils.train.losses import Outputs
 from utils.train.passes import LABELS, Pass
 
 
-@dataclass
-class PassResult:
+class PassResult(NamedTuple):
     """What a pass leaves for the log. `loss` carries the pass's weights."""
 
     loss: Tensor
     logits: Tensor
 
 
+@dataclass
 class TrainingStep:
-    """Call it with the passes and a batch: it accumulates gradients. `model` may be wrapped for several processes."""
+    """Call it with the passes and a batch: it accumulates gradients."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        criterion: Callable[[Tensor, Tensor], Tensor],
-        distance: Callable[[Outputs, Outputs], Tensor] | None,
-        autocast: Callable[[], AbstractContextManager],
-    ) -> None:
-        self.model = model
-        self.criterion = criterion
-        self.distance = distance
-        self.autocast = autocast
+    model: nn.Module  # perhaps wrapped for several processes
+    criterion: Callable[[Tensor, Tensor], Tensor]  # logits, labels → loss
+    distance: Callable[[Outputs, Outputs], Tensor] | None  # of a student from its teacher
+    autocast: Callable[[], AbstractContextManager]
 
     def __call__(
         self,
@@ -49,30 +44,28 @@ class TrainingStep:
     ) -> list[PassResult]:
         """`backward` is called with each pass's loss. `reduce`: whether the step ends here, after no further batch."""
         views = [images] if isinstance(images, Tensor) else images
+        distributed = isinstance(self.model, DistributedDataParallel)
         teachers = {target for this in passes for target, _ in this.targets if target != LABELS}
         known: dict = {}  # outputs of teachers: by the number of the pass, or by (frozen teacher, view)
         results = []
         for number, this in enumerate(passes):
             last = reduce and number == len(passes) - 1
-            distributed = isinstance(self.model, nn.parallel.DistributedDataParallel)
+            distils = number in teachers or any(target != LABELS for target, _ in this.targets)
             with self.model.no_sync() if distributed and not last else nullcontext():
                 with self.autocast():
-                    distils = number in teachers or any(target != LABELS for target, _ in this.targets)
-                    outputs = self._forward(views[this.view], this, distils)
-                    loss = self._loss(outputs, this, views, labels, known)
+                    if distils and getattr(self.distance, "features", False):
+                        logits, features = self.model(views[this.view], this.subnet, return_features=True)
+                        outputs = Outputs(logits, [feature.mean(dim=(2, 3)) for feature in features])
+                    else:
+                        outputs = Outputs(self.model(views[this.view], this.subnet))
+                    loss = self._loss(outputs, this, views[this.view], labels, known)
                 backward(loss)
             if number in teachers:
                 known[number] = outputs.detach()
             results.append(PassResult(loss.detach(), outputs.logits.detach()))
         return results
 
-    def _forward(self, images: Tensor, this: Pass, distils: bool) -> Outputs:
-        if distils and getattr(self.distance, "features", False):
-            logits, features = self.model(images, this.subnet, return_features=True)
-            return Outputs(logits, [feature.mean(dim=(2, 3)) for feature in features])
-        return Outputs(self.model(images, this.subnet))
-
-    def _loss(self, outputs: Outputs, this: Pass, views: Sequence[Tensor], labels: Tensor, known: dict) -> Tensor:
+    def _loss(self, outputs: Outputs, this: Pass, images: Tensor, labels: Tensor, known: dict) -> Tensor:
         """The sum over the pass's targets. A frozen teacher sees each view once a step."""
         losses = []
         for target, weight in this.targets:
@@ -82,7 +75,7 @@ class TrainingStep:
             key = (target, this.view) if callable(target) else target
             if key not in known:
                 with torch.no_grad():
-                    known[key] = target(views[this.view])
+                    known[key] = target(images)
             losses.append(weight * self.distance(outputs, known[key]))
         return sum(losses[1:], start=losses[0])
 
@@ -95,6 +88,5 @@ def share_gradients(model: nn.Module) -> nn.Module:
     """
     if processes.world_size() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(
-        model, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    settings = {"find_unused_parameters": True, "gradient_as_bucket_view": True, "broadcast_buffers": False}
+    return DistributedDataParallel(model, **settings)

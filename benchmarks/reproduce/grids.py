@@ -1,0 +1,83 @@
+"""What is trained: settings x methods x seeds. One more method or setting is one more line here."""
+
+from typing import NamedTuple
+
+
+class Method(NamedTuple):
+    title: str
+    tested: str  # which sub-networks
+    training: str = ""  # flags of training
+    network: str = ""  # flags of training and testing
+
+
+METHODS = {
+    "adn": Method("ADN", "all"),
+    "super": Method("super-net alone", "super", "--method individual --skip-cfg super"),
+    "base": Method("base-net alone", "base", "--method individual --skip-cfg base"),
+    "adn-features": Method("ADN, outputs + features", "all", "--fpn"),
+    "shared-norms": Method("ADN without switchable norms", "all", network="--no-switchable-norms"),
+    "labels": Method("ADN without self-distillation", "all", "--no-distillation"),
+    "labels-shared-norms": Method("ADN without both", "all", "--no-distillation", "--no-switchable-norms"),
+}
+MAIN, ALL = ("adn", "super", "base"), tuple(METHODS)
+
+
+class Setting(NamedTuple):
+    """A network with its recipe, the same for every method."""
+
+    name: str
+    methods: tuple[str, ...]
+    network: str  # flags of training and testing: the network, its images, the precision
+    recipe: str  # flags of training
+
+
+class Run(NamedTuple):
+    setting: Setting
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting.name}-{self.method}-{self.seed}"
+
+    def flags(self, testing: bool) -> list[str]:
+        """Of a user's train_adn.py command, but for folders and weights. The test is on all test images."""
+        method = METHODS[self.method]
+        rest = f"{self.setting.recipe} {method.training} --seed {self.seed}"
+        if testing:
+            rest = f"--test-only --skip-cfg {method.tested} --batch-size 250 --latency-batch 0 --no-picture"
+        return f"{self.setting.network} {method.network} {rest}".split()
+
+
+class Grid:
+    """Settings and seeds; the note stands wherever its results are shown."""
+
+    def __init__(self, note: str, *settings: Setting, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+        self.note = note
+        # a whole seed before the next, so that a grid cut short still compares like with like
+        self.runs = [Run(setting, method, seed) for setting in settings for seed in seeds for method in setting.methods]
+
+
+FASHION, ON_CPU = "--data-path fashion-mnist --amp", "--data-path fashion-mnist --amp --workers 0"
+COSINE = "--lr-scheduler cosineannealinglr --norm-weight-decay 0 --bias-weight-decay 0"
+LONG = f"{COSINE} --batch-size 128 --epochs 20 --lr-warmup-epochs 2 --lr-warmup-method linear --print-freq 100"
+SGD = f"{LONG} --lr 0.1 --weight-decay 5e-4"
+ADAMW = f"{LONG} --opt adamw --lr 0.001 --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
+SHORT = f"{COSINE} --batch-size 32 --print-freq 50 --val-images 1000"
+SHORT_SGD = f"{SHORT} --lr 0.05 --weight-decay 5e-4 --train-images 12000"
+SHORT_ADAMW = f"{SHORT} --opt adamw --lr 0.0005 --weight-decay 0.05 --train-images 10000"
+
+GRIDS = {
+    "full": Grid(
+        "all 60,000 training images, 20 epochs, on one GPU",
+        Setting("resnet18", ALL, f"--model resnet18 --stem small {FASHION}", SGD),
+        Setting("resnet50", MAIN, f"--model resnet50 --stem small {FASHION}", SGD),
+        Setting("swin_t", MAIN, f"--model swin_t --patch-size 2 {FASHION}", ADAMW),
+    ),
+    "quick": Grid(
+        "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
+        Setting("resnet32", ALL, f"--model resnet32 {ON_CPU}", f"{SHORT_SGD} --epochs 8"),
+        Setting("resnet18", MAIN, f"--model resnet18 {ON_CPU}", f"{SHORT_ADAMW} --epochs 10"),
+        Setting("swin_t", MAIN, f"--model swin_t --patch-size 7 --window-size 2 {ON_CPU}", f"{SHORT_ADAMW} --epochs 8"),
+    ),
+}

@@ -1,0 +1,95 @@
+"""Runs the runs of a grid, several at a time, until all are finished or somebody says stop. Each has its own folder.
+
+A finished run left `result.json` there and is not touched again; any other goes on from its newest checkpoint.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reproduce.grids import Run
+from utils.errors import UserError
+from utils.files import whole_file
+
+
+class Runner:
+    """Runs below `folder`, `jobs` at a time; `extra` flags change no result: --device, where data lies."""
+
+    def __init__(self, folder: Path, jobs: int = 1, extra: Sequence[str] = ()) -> None:
+        self.folder, self.jobs, self.extra, self.stopped = folder, jobs, extra, False
+        self.active: set[int] = set()  # processes
+
+    def execute(self, runs: Sequence[Run]) -> bool:
+        """False if stopped before all were finished."""
+        with ThreadPoolExecutor(self.jobs) as threads:
+            list(threads.map(self.run, runs))
+        return all(self.result(run) for run in runs)
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        path = self.folder / run.name / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def stop(self, *_: object) -> None:
+        """Start nothing more; what runs saves its checkpoint and ends."""
+        self.stopped = True
+        for pid in list(self.active):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
+
+    def run(self, run: Run) -> None:
+        """Training, test, result. If a command fails, all the others stop."""
+        place = self.folder / run.name
+        for testing in (False, True):
+            if self.stopped or self.result(run):
+                return
+            if (code := self.command(place, run, testing)) and not self.stopped:
+                self.stop()
+                raise UserError(f"{run.name}: a command ended with exit code {code}; see {place / 'log.txt'}")
+        if code == 0:
+            with whole_file(place / "result.json") as file:
+                file.write(json.dumps(summary(place, run)).encode())
+            for path in place.glob("*.pth"):  # together they would fill a disk
+                path.unlink()
+
+    def command(self, place: Path, run: Run, testing: bool) -> int:
+        place.mkdir(parents=True, exist_ok=True)
+        own = ["--weights", f"{place}/checkpoint.pth"] if testing else ["--resume", "auto"]
+        script = Path(__file__).resolve().parents[2] / "train_adn.py"
+        command = [sys.executable, str(script), *run.flags(testing), *self.extra, "--output-dir", str(place), *own]
+        env = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
+        with open(place / "log.txt", "a") as log:
+            start, child = time.monotonic(), subprocess.Popen(command, stdout=log, stderr=log, env=env)
+        self.active.add(child.pid)
+        if self.stopped:  # while it started
+            self.stop()
+        _, status, usage = os.wait4(child.pid, 0)  # tells the processor time of this one child
+        self.active.remove(child.pid)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        took = {"testing": testing, "wall": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime}
+        with open(place / "times.jsonl", "a") as file:
+            file.write(json.dumps(took) + "\n")
+        return child.returncode
+
+
+def summary(place: Path, run: Run) -> dict[str, Any]:
+    """What a run came to, without a word about where on this machine it was."""
+    about = json.loads((place / "run.json").read_text())
+    rows = json.loads((place / "subnets.json").read_text())["subnets"]
+    times = [json.loads(line) for line in (place / "times.jsonl").read_text().splitlines()]
+    device = about["args"]["device"]
+    return {"setting": run.setting.name, "method": run.method, "seed": run.seed, "device": device} | {
+        "command": " ".join(["python train_adn.py", *run.flags(testing=False)]),
+        "subnets": {row["name"]: {"top1": row["top1"], "gmacs": row["gmacs"]} for row in rows},
+        "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
+        "versions": about["versions"],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores" if device == "cpu" else about["device"],
+    }
