@@ -48,8 +48,8 @@ def make_run(model: torch.nn.Module, device: torch.device, precision: str, folde
     """A run of a network for 7 classes, ready to take steps."""
     args = parser(methods).parse_args(["--output-dir", str(folder), "--lr", "0.1", *flags.split()])
     method = methods.METHODS[args.method](args, model)
-    run = training.make_run(args, Machine(device, precision), list("abcdefg"), model, method, reader=None)
-    if run.state.scaler:  # as a run finds it after some steps: its first ones may overflow and be left out
+    run = training.make_run(args, Machine(device, precision), list("abcdefg"), model, method)
+    if precision == "fp16":  # as a run finds it after some steps: its first ones may overflow and be left out
         run.state.scaler.load_state_dict({**run.state.scaler.state_dict(), "scale": 128.0})
     return run
 
