@@ -33,15 +33,14 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def exact_products() -> Iterator[None]:
-    """Products and convolutions of float32 are exact here, and the settings of a run are undone behind it."""
+    """Every test begins with exact products of float32 and usual kernels, whatever a run before it has set."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(False)
     yield
     torch.set_float32_matmul_precision(products)
     torch.backends.cudnn.allow_tf32 = convolutions
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(False)
 
 
 def make_run(model: torch.nn.Module, device: torch.device, precision: str, folder: Path, flags: str = "") -> engine.Run:
@@ -133,7 +132,6 @@ def test_the_command_trains_on_a_gpu_as_on_the_cpu(tmp_path, flags):
         line = f"{DIGITS} --epochs 2 --print-freq 1 --model-ema --device {device} --output-dir {folder}"
         assert train_adn.main(line.split()) == 0
         losses.append([line["loss_super"] for line in metrics(folder) if line["event"] == "step"])
-        torch.use_deterministic_algorithms(False)
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
     assert "memory_mb" in metrics(folder)[0]
     assert json.loads((folder / "run.json").read_text())["device"] == torch.cuda.get_device_name()
