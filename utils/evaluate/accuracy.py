@@ -59,9 +59,8 @@ def evaluate(
     `on_device(loader)` yields the loader's batches with float images, on the device. Files that cannot be decoded are
     reported and left out, or with on_corrupt="error" are a UserError in every process.
     """
-    device = next(model.parameters()).device
     # right at once, right in five, loss; integers are exact in a double up to 2^53
-    sums = torch.zeros(len(subnets), 3, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(subnets), 3, dtype=torch.float64, device=next(model.parameters()).device)
     images, corrupt = 0, []
     off = None if is_main() else True
     bar = tqdm(on_device(loader), desc="evaluating", total=len(loader), unit="batch", leave=False, disable=off)
@@ -77,7 +76,7 @@ def evaluate(
                 loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
                 sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss])
             images += len(batch.images)
-    mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=device)
+    mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=sums.device)
     images, unread, *flat = sum_over_processes(torch.cat([mine, sums.flatten()])).tolist()
     names = _report_corrupt(corrupt, on_corrupt) if unread else ()
     expected = len(loader.dataset) - len(names)
