@@ -41,14 +41,14 @@ CASES = {  # name → network, passes, batches a step, settings
     "mobilenet_v2": ("mobilenet_v2", adn, 1, ""),
     "vit_b_16": ("vit_b_16", adn, 1, ""),
     "swin_t": ("swin_t", adn, 1, ""),
-    "base-net first": ("resnet18", base_first, 1, ""),
-    "three passes, drawn": ("resnet18", partial(drawn, 3), 1, ""),
+    "base-net first": ("resnet20", base_first, 1, ""),
+    "three passes, drawn": ("resnet20", partial(drawn, 3), 1, ""),
     "four passes, drawn": ("swin_t", partial(drawn, 4), 1, ""),
     "accumulated": ("mobilenet_v2", adn, 3, ""),
-    "bf16, channels last": ("resnet18", adn, 1, "bf16 channels_last"),
-    "fp16 scaling": ("resnet18", adn, 2, "scaled"),
-    "compiled": ("resnet18", partial(drawn, 3), 1, "compiled"),
-    "fresh gradients": ("resnet18", partial(drawn, 3), 1, "none"),
+    "bf16, channels last": ("resnet20", adn, 1, "bf16 channels_last"),
+    "fp16 scaling": ("resnet20", adn, 2, "scaled"),
+    "compiled": ("resnet20", partial(drawn, 3), 1, "compiled"),
+    "fresh gradients": ("resnet20", partial(drawn, 3), 1, "none"),
 }
 
 

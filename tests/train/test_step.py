@@ -59,7 +59,7 @@ def test_a_step_equals_the_official_one(name):
     assert means == pytest.approx(golden["running_mean_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith(("resnet50", "resnext50"))])  # slow
 def test_passes_in_turn_give_the_gradients_of_the_summed_loss(name):
     model = tiny(name).double().train()
     for module in model.modules():
