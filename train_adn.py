@@ -14,6 +14,7 @@ if __name__ == "__main__":
     parser(methods).parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from utils.errors import UserError
 from utils.evaluate import predict, report, table
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
-from utils.train import checkpoint, log, run
+from utils.train import folder, log, run
 
 SHAPE = ("stem", "patch_size", "window_size")  # flags that say how a network is built
 
@@ -62,7 +63,10 @@ def train(args: argparse.Namespace) -> int:
     data = load_data(args)
     loaders = run.make_loaders(args, data)
     machine = start(args)
-    model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
+    saved = saved_weights(args)
+    model = build(args, len(data.classes), args.train_crop_size, saved)
+    if saved:
+        logging.info("Starting from %s: %s", saved.source, saved.about)
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
     training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
     run.resume(training.state, read_checkpoint, models.load_state)
@@ -83,13 +87,14 @@ def test(args: argparse.Namespace) -> int:
     on_device = machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
-    weights, layout = args.weights or args.resume, str(on_device.to_float.memory_format).removeprefix("torch.")
-    facts = {"model": args.model, "weights": weights, "data": data.name, "data_path": args.data_path}
+    layout = str(on_device.to_float.memory_format).removeprefix("torch.")
+    facts = {"model": args.model, "weights": saved and saved.source, "weights_are": saved and saved.about}
+    facts |= {"data": data.name, "data_path": args.data_path}
     facts |= {"device": str(machine.device), "precision": machine.precision, "memory_format": layout}
     facts |= {"compiled": args.torch_compile, "averaged_weights": args.model_ema}
     published = models.zoo.published(args.model) if len(data.classes) == 1000 else {}
-    folder, budget, draw = Path(args.output_dir), budget_of(args), not args.no_picture
-    wanted = report.Report(facts, folder, args.val_crop_size, args.latency_batch, budget, draw, published)
+    place, budget, draw = Path(args.output_dir), budget_of(args), not args.no_picture
+    wanted = report.Report(facts, place, args.val_crop_size, args.latency_batch, budget, draw, published)
     subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
     report.test(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, wanted)
     return 0
@@ -120,6 +125,7 @@ class Saved(NamedTuple):
 
     source: str
     state: dict[str, Tensor]
+    about: str  # which weights of it were taken, and what was trained, in words
     classes: list[str] | None  # their names, if the file says them
     settings: dict[str, Any]  # that they were made or released with, for what the user leaves open
 
@@ -128,7 +134,7 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
     """What --weights names or, without training, --resume. Without training only --init-from does without either."""
     testing = args.test_only or args.predict
     if testing and args.resume == "auto":
-        path = checkpoint.newest_readable(Path(args.output_dir), read_checkpoint)
+        path = folder.newest_readable(Path(args.output_dir), read_checkpoint)
         if path is None:
             raise UserError(f"--resume auto: no checkpoint in {args.output_dir}")
     elif testing and args.resume:
@@ -142,11 +148,19 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
     content = read_checkpoint(path)
     state = models.model_state(content, ema=args.model_ema, source=str(path))
     theirs = vars(content.get("args", argparse.Namespace()))
-    if testing and theirs.get("model", args.model) != args.model:
+    if args.model and theirs.get("model", args.model) != args.model:
         raise UserError(f"{path}: is of --model {theirs['model']}, not {args.model}")
-    names = ("val_resize_size", "val_crop_size", "interpolation", *SHAPE)
+    about = []
+    if "model_ema" in content:
+        about = ["averaged" if args.model_ema else "not averaged (--model-ema takes their average)"]
+    about += [f"epoch {content['epoch']}"] if "epoch" in content else []
+    trained = content.get("trained", {})
+    about += [f"{' and '.join(trained.values())} trained"] if trained else []
+    names = ("model", "no_switchable_norms", "val_resize_size", "val_crop_size", "interpolation", *SHAPE)
     settings = {name: theirs.get(name) for name in names} | models.zoo.preprocessing(args.weights)
-    return Saved(str(path), state, content.get("classes"), settings)
+    if len(trained) == 1:
+        settings["skip_cfg"] = list(trained.values())
+    return Saved(str(path), state, ", ".join(about), content.get("classes"), settings)
 
 
 def read_checkpoint(path: Path) -> dict:

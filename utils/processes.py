@@ -6,8 +6,10 @@ device and makes the process group. A run that went well calls `leave`. One that
 starts the command, tells the others and ends the process at once.
 """
 
+import contextlib
 import multiprocessing
 import os
+import platform
 import re
 import sys
 import threading
@@ -17,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
@@ -115,8 +118,9 @@ def _end_when_another_fails(here: _Connection) -> None:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads what was said
+        sys.stdout.flush()
+        sys.stderr.flush()
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(code)
@@ -168,6 +172,31 @@ def another_failed() -> bool:
         return _here.news is not None and _here.news.check([FAILED])
     except RuntimeError:  # the store is gone with the main process
         return True
+
+
+def launch() -> str:
+    """What launched this run, by a name that stays when it starts the run again; empty without a launcher."""
+    env = os.environ
+    if "SLURM_JOB_ID" in env:
+        return f"SLURM job {env['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" not in env:
+        return ""
+    if (name := env["TORCHELASTIC_RUN_ID"]) != "none":  # one that the user gave, or that --standalone has drawn
+        return f"torchrun {name}"
+    if env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):  # on one machine it is this process's parent
+        status = Path(f"/proc/{os.getppid()}/stat")
+        since = status.read_text().rpartition(")")[2].split()[19] if status.exists() else ""
+        return f"torchrun {platform.node()} {os.getppid()} {since}"
+    return f"torchrun {env['MASTER_ADDR']}:{env['MASTER_PORT']}"
+
+
+def union(words: Iterable[str]) -> list[str]:
+    """The words of all processes, each once, in order."""
+    gathered = [list(words)]
+    if world_size() > 1:
+        gathered = [None] * world_size()
+        dist.all_gather_object(gathered, list(words))
+    return sorted({word for part in gathered for word in part})
 
 
 def restarted() -> bool:

@@ -43,7 +43,7 @@ def test_a_checkpoint_is_as_good_as_its_run_said(run, digits_run):
     _, out, _ = run("--skip-cfg", "super", "base", "--latency-batch", "0", "--no-picture")
     said = json.loads((digits_run / "metrics.jsonl").read_text().splitlines()[-1])
     found = [float(top1) for top1 in re.findall(r"^Test: .* Acc@1 (\S+)", out, flags=re.MULTILINE)]
-    assert found == pytest.approx([said["top1_super"], said["top1_base"]], abs=1e-3)
+    assert found == pytest.approx([said["test_acc1_super"], said["test_acc1_base"]], abs=1e-3)
     assert min(found) > 85
 
 

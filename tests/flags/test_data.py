@@ -14,6 +14,7 @@ from utils.flags.data import cores_per_process, data_flags, fill_defaults
 def completed(*flags: str, known: dict | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     data_flags(parser)
+    parser.set_defaults(model=None, no_switchable_norms=None)  # flags of others
     args = parser.parse_args(flags)
     fill_defaults(args, known or {})
     return args

@@ -53,7 +53,7 @@ def fail_unnoticed() -> int:
 def lose_a_process(folder: str) -> int:
     """At the first start one process is killed, and the other notices nothing."""
     started = Path(folder, f"{os.environ['RANK']}.{time.time()}")
-    started.touch()
+    started.write_text(processes.launch())
     processes.connect()
     processes.join(torch.device("cpu"))
     numbers = processes.gather(torch.tensor([processes.rank()])).flatten().tolist()

@@ -1,7 +1,6 @@
 """Checkpoints: whole or not there, refused where they do not belong, read from the official code too."""
 
 import argparse
-import os
 import resource
 import subprocess
 import zlib
@@ -16,7 +15,7 @@ from tests.pictures import image_folder
 from tests.tiny import tiny
 from tests.train.test_resume import assert_same
 from utils.errors import UserError
-from utils.train import checkpoint, optim
+from utils.train import checkpoint, folder, optim
 from utils.train.log import Meters
 
 SMALL = (
@@ -50,7 +49,7 @@ def test_files_of_a_run_and_falling_back_from_a_broken_one(run, tmp_path):
     assert {"model_0.pth", "model_1.pth", "best.pth", "checkpoint_previous.pth"} <= {p.name for p in tmp_path.iterdir()}
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
     whole = (tmp_path / "checkpoint.pth").read_bytes()
-    (tmp_path / "checkpoint.pth").unlink()  # it shares its content with model_1.pth and best.pth
+    (tmp_path / "checkpoint.pth").unlink()  # it shares its content with model_1.pth
     (tmp_path / "checkpoint.pth").write_bytes(whole[: len(whole) // 2])
     code, stdout, stderr = run("--epochs 3 --resume auto")
     assert code == 0, stderr
@@ -63,14 +62,6 @@ def test_files_of_a_run_and_falling_back_from_a_broken_one(run, tmp_path):
     assert "nothing left to train" in stdout
 
 
-def test_a_new_run_takes_nothing_from_an_old_one(run, tmp_path):
-    assert run("--epochs 1")[0] == 0
-    old = (tmp_path / "checkpoint.pth").read_bytes()
-    assert run("--epochs 1 --seed 1")[0] == 0
-    kept = list(tmp_path.glob("checkpoint_of_*.pth"))
-    assert [path.read_bytes() for path in kept] == [old]
-
-
 def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
     assert run("--epochs 1")[0] == 0
     saved = (tmp_path / "checkpoint.pth").read_bytes()
@@ -79,9 +70,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
     for flags, words in {
         f"{source} --data-path {other}": ("bird", "cat"),
         f"{source} --model resnet18": ("mobilenet_v2", "resnet18"),
-        f"{source} --no-switchable-norms": ("unexpected",),
-        f"{source} --opt rmsprop": ("RMSprop",),
-        f"{source} --norm-weight-decay 0": ("optimizer",),
+        f"{source} --lr 0.5 --wd 0": ("lr 0.01 → 0.5", "weight_decay 0.0001 → 0.0", "--change-settings"),
+        f"{source} --change-settings --no-switchable-norms": ("unexpected",),
+        f"{source} --change-settings --opt rmsprop": ("RMSprop",),
+        f"{source} --change-settings --norm-weight-decay 0": ("optimizer",),
     }.items():
         code, _, stderr = run(flags, folder=tmp_path / "new")
         assert code == 2, flags
@@ -92,9 +84,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
 
 def test_changed_arguments_and_batches_are_reported(run, tmp_path):
     assert run("--epochs 1")[0] == 0
-    code, stdout, stderr = run("--epochs 2 --batch-size 8 --resume auto")
+    code, stdout, stderr = run("--epochs 2 --batch-size 8 --val-resize-size 40 --resume auto --change-settings")
     assert code == 0, stderr
     assert "batch_size 4 → 8" in stdout
+    assert "val_resize_size 32 → 40" in stdout
     assert "global batch 4 → 8" in stdout
 
 
@@ -167,7 +160,49 @@ def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler = 
         progress=checkpoint.Progress(),
         args=args,
         classes=["cat", "dog"],
+        trained={},
     )
+
+
+def rates(state: checkpoint.State, epochs: int) -> list[float]:
+    """The learning rate at the beginning of each of the next epochs."""
+    found = []
+    for _ in range(epochs):
+        found.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        state.scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    "schedule", ["--lr-scheduler cosineannealinglr", "--lr-warmup-epochs 3 --lr-step-size 2 --lr-warmup-method linear"]
+)
+def test_a_longer_run_goes_on_where_the_longer_schedule_is(schedule):
+    flags = f"--model resnet20 --lr 0.1 --model-ema {schedule}"
+    model = tiny("resnet20")
+    before = state_of(model, f"{flags} --epochs 4")
+    rates(before, 3)
+    before.progress.epoch = 3
+    longer = state_of(model, f"{flags} --epochs 8")
+    longer.restore(before.content(), models.load_state, "checkpoint.pth")
+    expected = rates(state_of(model, f"{flags} --epochs 8"), 8)
+    assert rates(longer, 5) == expected[3:]
+    entered = state_of(model, f"{flags} --epochs 8")
+    entered.scheduler = optim.build_scheduler(entered.optimizer, entered.args, 3)  # what --start-epoch 3 does
+    assert rates(entered, 5) == expected[3:]
+
+
+def test_other_settings_are_taken_only_if_asked_for():
+    model = tiny("resnet20")
+    content = state_of(model, "--model resnet20 --lr 0.1 --wd 0.5 --momentum 0.8 --model-ema").content()
+    other = "--model resnet20 --lr 0.3 --wd 0.25 --momentum 0.7 --model-ema"
+    with pytest.raises(UserError, match=r"lr 0.1 → 0.3, momentum 0.8 → 0.7, weight_decay 0.5 → 0.25"):
+        state_of(model, other).restore(content, models.load_state, "checkpoint.pth")
+    changed = state_of(model, f"{other} --resume auto --change-settings")
+    changed.restore(content, models.load_state, "checkpoint.pth")
+    (group,) = changed.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.3, 0.25, 0.7)
+    assert len(group["params"]) == len(list(model.parameters()))
 
 
 def test_an_official_checkpoint_is_continued():
@@ -209,7 +244,7 @@ def test_a_run_goes_on_in_another_memory_layout(before, after, flags, tmp_path):
     whole = state_of(tiny("resnet20").to(memory_format=before), flags)
     for number in range(2):
         step(whole, number)
-    checkpoint.save(tmp_path, whole.content())
+    folder.save(tmp_path, whole.content())
     resumed = state_of(tiny("resnet20").to(memory_format=after), flags)
     resumed.restore(models.read_checkpoint(tmp_path / "checkpoint.pth"), models.load_state, "checkpoint.pth")
     for number in range(2, 4):
@@ -286,6 +321,7 @@ def test_a_checkpoint_of_version_1_is_taken_over_to_the_bit(individual, tmp_path
     old = models.read_checkpoint(tmp_path / "old.pth")
     state.restore(models.read_checkpoint(tmp_path / "old.pth"), models.load_state, "old.pth")
     now = state.content()
+    old["progress"]["corrupt"] = []  # that version only counted them
     for key in old.keys() - {"versions"}:
         assert_same(old[key], now[key], key)
     meters = Meters(2, torch.device("cpu"), state.progress.meters)
@@ -293,21 +329,3 @@ def test_a_checkpoint_of_version_1_is_taken_over_to_the_bit(individual, tmp_path
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     step(state, 5)
     assert {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])} == unused
-
-
-def test_saving_where_nothing_can_be_written_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        checkpoint.save(tmp_path / "file", {"model": {}})
-
-
-def test_what_cannot_be_removed_or_renamed_is_said(tmp_path):
-    (tmp_path / ".checkpoint.pth.7.tmp").mkdir()  # a folder takes the place of a file without permission
-    with pytest.raises(UserError, match=r"\.checkpoint\.pth\.7\.tmp: half written.*cannot be removed"):
-        checkpoint.remove_half_written(tmp_path)
-    (tmp_path / "checkpoint.pth").write_text("old")
-    os.utime(tmp_path / "checkpoint.pth", (7, 7))
-    (tmp_path / "checkpoint_of_7.pth").mkdir()
-    with pytest.raises(UserError, match="cannot be renamed"):
-        checkpoint.rename_older_run(tmp_path)
-    assert (tmp_path / "checkpoint.pth").read_text() == "old"

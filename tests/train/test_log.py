@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def result(loss: float, *best: int) -> SimpleNamespace:
     """A pass over a batch: its loss and the class of 10 that it finds likeliest for each image, then the next ones."""
     logits = torch.stack([torch.roll(torch.arange(10, 0, -1.0), shift) for shift in best])
-    return SimpleNamespace(loss=torch.tensor(loss), logits=logits.bfloat16())
+    return SimpleNamespace(loss=torch.tensor(loss) / 4, logits=logits.bfloat16(), weight=0.25)
 
 
 def test_sums_and_averages():
@@ -37,8 +37,10 @@ def test_a_loss_that_is_not_finite_is_counted_and_left_out_of_the_mean(wrong, tm
     mean = averages(["super"], meters.values()[0])
     assert math.isnan(mean["loss_super"])
     log = Log(tmp_path)
-    log.record("step", 0, 1, mean)
-    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)["loss_super"] is None
+    log.start("a run", 0, 0)
+    log.record("step", 0, 1, mean | {"infinite": -math.inf})
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (line["loss_super"], line["infinite"], line["acc1_super"]) == (None, None, 100)
     meters.add([result(3.0, 3)], torch.tensor([3]))
     assert averages(["super"], meters.values()[0]) == {"loss_super": 3, "acc1_super": 100, "acc5_super": 100}
 

@@ -161,7 +161,7 @@ def torchrun(*arguments: object) -> list[object]:
 
 def test_two_machines_meet_again_after_one_has_lost_a_process(tmp_path):
     """Two launchers on this one. Only one of them counts a restart; their store still knows the dead processes."""
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-id=1"]
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d"]
     meeting.append(f"--rdzv-endpoint=localhost:{free_port()}")
     results = ended([start(torchrun(*meeting, WORKER, "lose_a_process", tmp_path)) for _ in range(2)])
     assert [code for code, *_ in results] == [0, 0], results
@@ -169,6 +169,7 @@ def test_two_machines_meet_again_after_one_has_lost_a_process(tmp_path):
     assert {(tuple(numbers), again) for numbers, _, again in found.values()} == {((0, 1), True)}
     assert sorted(count for _, count, _ in found.values()) == ["0", "1"]
     assert len(list(tmp_path.iterdir())) == 4
+    assert len({started.read_text() for started in tmp_path.iterdir()}) == 1  # the launch keeps its name
 
 
 def test_a_run_asked_to_stop_is_not_started_again(tmp_path):

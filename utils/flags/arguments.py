@@ -22,14 +22,14 @@ def parser(methods: ModuleType) -> Parser:
     description = "Train and test adaptive-depth networks: one set of weights, 2^N depths."
     parser = Parser("train_adn.py", description, partial(check, methods))
     add = parser.add_argument_group("model").add_argument
-    add("--model", default="resnet18", metavar="NAME", help="the network, by its name; README.md lists them all")
+    add("--model", metavar="NAME", help="the network, by its name; README.md lists them all (default: resnet18)")
     small = "`small` keeps the resolution of images of 28 or 32 pixels"
     add("--stem", choices=("imagenet", "small"), help=f"networks of convolutions: {small} (default: imagenet)")
     add("--patch-size", type=COUNT, help="transformers: pixels per patch (default: the model's)")
     window = "transformers of windows: patches per window and side (default: the model's)"
     add("--window-size", type=COUNT, help=window)
     shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
-    add("--no-switchable-norms", action="store_true", help=shared)
+    add("--no-switchable-norms", action="store_true", default=None, help=shared)
     plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
     add("--init-from", metavar="FILE|ENUM", help=plain)
     data_flags(parser)
@@ -98,6 +98,12 @@ def _run_flags(parser: Parser) -> None:
         "all of them share; on a GPU the run goes on to the same bits only with --deterministic"
     )
     add("--resume", default="", metavar="FILE|auto", help=resume)
+    changes = "with --resume: go on with this call's settings (learning rate, batch …) where they are others"
+    add("--change-settings", action="store_true", help=changes)
+    add("--from-run", metavar="FILE", help="take the settings of this run.json for all that is not said here")
+    add("--keep", type=NATURAL, default=3, help="full checkpoints model_E.pth of the last N epochs")
+    everything = "test all sub-networks after every N epochs and the last one (default: those that are trained)"
+    add("--test-all-every", type=COUNT, help=everything)
     add("--start-epoch", type=NATURAL, default=0, help="first epoch; --resume sets it by itself")
     add("--checkpoint-steps", type=COUNT, help="save every N steps too (default: after every epoch)")
     add("--print-freq", type=COUNT, default=10, help="steps from one log line to the next")
@@ -124,6 +130,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("latency_batch no_picture", testing, "--test-only"),
         ("weights_url weights_dir", args.weights, "--weights NAME of a released network"),
         ("ra_reps", args.ra_sampler, "--ra-sampler"),
+        ("change_settings", args.resume and not testing, "--resume"),
         ("ra_magnitude", args.auto_augment == "ra", "--auto-augment ra"),
         ("augmix_severity", args.auto_augment == "augmix", "--auto-augment augmix"),
     )

@@ -79,6 +79,8 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
     """
     habits = NAMED.get(args.data_path, OF_FOLDERS)
     defaults = {
+        "model": "resnet18",
+        "no_switchable_norms": False,
         "train_crop_size": habits.crop_size,
         "val_resize_size": habits.resize_size,
         "val_crop_size": habits.crop_size,

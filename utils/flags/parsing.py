@@ -2,11 +2,16 @@
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
+
+OF_ONE_CALL = ("resume", "change_settings", "start_epoch", "from_run", "output_dir", "device", "workers", "prefetch")
+OF_ONE_CALL += ("download_dir", "world_size", "dist_url")
 
 # Arguments and every flag's default → what cannot be, in one line
 Check = Callable[[argparse.Namespace, dict[str, object]], str | None]
@@ -38,6 +43,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         args, unknown = self.parse_known_args(argv)
+        if args.from_run:
+            self.set_defaults(**self.settings_of(Path(args.from_run)))
+            args, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             guess = closest(unknown[0].split("=")[0], flags)
@@ -46,6 +54,35 @@ class Parser(argparse.ArgumentParser):
         if problem:
             self.error(problem)
         return args
+
+    def settings_of(self, path: Path) -> dict[str, object]:
+        """The arguments in a run.json, but for those that belong to one call and its machine."""
+        try:
+            found = json.loads(path.read_bytes())["args"]
+            settings = {name: value for name, value in found.items() if name not in OF_ONE_CALL}
+        except OSError as error:
+            self.error(f"--from-run {path}: {error.strerror}")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.error(f"--from-run {path}: not a run.json that a training wrote")
+        known = {action.dest: action for action in self._actions}
+        for name, value in settings.items():
+            if name not in known or not _could_be_given(known[name], value):
+                self.error(f"--from-run {path}: it has {name} {value!r}, which this version does not know")
+        return settings
+
+
+def _could_be_given(action: argparse.Action, value: object) -> bool:
+    """Whether the flag could have got this value."""
+    if value is None or value == action.default:
+        return True
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    words = list(map(str, value)) if isinstance(value, list) else [str(value)]
+    try:
+        read = [action.type(word) if action.type else word for word in words]
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+    return isinstance(value, list) == (action.nargs == "+") and not set(read) - set(action.choices or read)
 
 
 def closest(word: str, known: Sequence[str]) -> str:

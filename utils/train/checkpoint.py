@@ -9,9 +9,9 @@ checkpoint ends with the bits of one that was never interrupted; on a GPU, whose
 
 import argparse
 import logging
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +20,19 @@ from torch import nn
 from utils import processes
 from utils.data.loading import refuse_other_classes
 from utils.errors import UserError
-from utils.files import as_user_error, link_or_copy, whole_file
 from utils.train import official_checkpoint
-from utils.train.optim import MovingAverage, group_names
+from utils.train.optim import MovingAverage, build_scheduler, group_names
 
 log = logging.getLogger(__name__)
 
-NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
+# Arguments that a continued run may change: in silence, since they change nothing of what comes out, or said in a line,
+# since they change how it is computed or tested. Any other but --epochs only by --change-settings.
+IN_SILENCE = (
+    "resume change_settings from_run output_dir keep checkpoint_steps print_freq tensorboard test_all_every world_size "
+    "dist_url device workers prefetch data_path download download_dir cache_dataset on_corrupt start_epoch init_from "
+    "weights weights_url weights_dir latency_batch no_picture"
+)
+SAID = "amp amp_dtype channels_last torch_compile sync_bn deterministic decode val_images val_resize_size val_crop_size"
 
 # Settings in an optimizer's groups: those that only AdamW, RMSprop, SGD have, and those that say how it computes, not
 # what: the latter are this run's, whatever the run that wrote the checkpoint had.
@@ -45,7 +51,7 @@ class Progress:
     samples: int = 0
     best: float = -1.0
     meters: list = field(default_factory=list)  # running sums of every process
-    corrupt: int = 0
+    corrupt: list[str] = field(default_factory=list)  # images that could not be read, each once
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.samples, self.meters = self.epoch + 1, 0, 0, []
@@ -63,6 +69,8 @@ class State:
     progress: Progress
     args: argparse.Namespace
     classes: list[str]
+    trained: dict[str, str]  # sub-networks that the method trains in every step: role → name
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # its name, which a continued run keeps
 
     def content(self) -> dict[str, Any]:
         content = {
@@ -73,6 +81,9 @@ class State:
             "args": self.args,
             "progress": asdict(self.progress),
             "classes": self.classes,
+            "trained": self.trained,
+            "run": self.run,
+            "launch": processes.launch(),
             "world_size": processes.world_size(),
             "versions": {"torch": str(torch.__version__)},
         }
@@ -85,6 +96,7 @@ class State:
     def restore(self, content: dict[str, Any], load: Load, source: str) -> None:
         """Take over the content of the checkpoint `source`."""
         _check_it_belongs(content, self, source)
+        changed = _changed_settings(content, self.args, source)
         load(self.model, content["model"], source)
         if self.ema:
             averaged = content.get("model_ema")
@@ -99,17 +111,23 @@ class State:
         try:
             if "progress" not in content:
                 content = official_checkpoint.in_our_layout(content, group_names(self.model, self.args))
-            self._restore_optimizer(content["optimizer"])
-            self.scheduler.load_state_dict(content["lr_scheduler"])
+            self._restore_optimizer(content["optimizer"], keep_ours=bool(changed))
+            if changed:  # the schedule is made anew, and moved to where the run is
+                self.scheduler = build_scheduler(self.optimizer, self.args, content["progress"]["epoch"])
+            else:
+                self.scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as error:
             way_out = "resume with the flags of the run that wrote it, or start anew from its weights with --weights"
             problem = f"its optimizer or schedule is not the one asked for ({error})"
             raise UserError(f"{source}: {problem}: {way_out}") from None
         for name, value in content["progress"].items():
             setattr(self.progress, name, value)
-        _tell_what_changed(content, self.args)
+        if not isinstance(self.progress.corrupt, list):  # a number, in checkpoints of before they were named
+            self.progress.corrupt = []
+        self.run = content.get("run", self.run)
 
-    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+    def _restore_optimizer(self, saved: Mapping[str, Any], keep_ours: bool) -> None:
+        """`keep_ours`: this run's settings (weight decay, momentum, …), not the checkpoint's."""
         ours, theirs = self.optimizer.param_groups, saved["param_groups"]
         if len(ours) != len(theirs):
             raise ValueError(f"it has {len(theirs)} parameter groups, this run {len(ours)}")
@@ -117,7 +135,8 @@ class State:
         for our, their in zip(ours, theirs, strict=True):
             if any((key in our) != (key in their) for key in OF_ONE_KIND):
                 raise ValueError(f"it was not written with {type(self.optimizer).__name__}")
-            groups.append({**their, **{key: our[key] for key in IMPLEMENTATION if key in our}})
+            mine = {key for key in our if key in IMPLEMENTATION or (keep_ours and key != "params")}
+            groups.append({**their, **{key: our[key] for key in mine}})
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
@@ -133,74 +152,23 @@ def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> 
     refuse_other_classes(source, content.get("classes"), state.classes, way_out)
 
 
-def _tell_what_changed(content: Mapping[str, Any], args: argparse.Namespace) -> None:
-    """Other arguments than the checkpoint's are allowed, but not in silence."""
-    if content.get("args") is None:
-        return
-    old, new, now = vars(content["args"]), vars(args), processes.world_size()
-    names = [name for name in new if name not in ("resume", "world_size") and old.get(name, new[name]) != new[name]]
-    changed = ", ".join(f"{name} {old[name]} → {new[name]}" for name in names)
-    if changed:
-        log.warning("arguments differ from the checkpoint's: %s (optimizer and schedule go on as saved)", changed)
+def _changed_settings(content: Mapping[str, Any], args: argparse.Namespace, source: str) -> list[str]:
+    """Names of the arguments by which this run would come to something else than the one that wrote the checkpoint."""
+    old, new = vars(content.get("args") or argparse.Namespace()), vars(args)
+    changed = {name: f"{name} {old[name]} → {new[name]}" for name in new if old.get(name, new[name]) != new[name]}
+    bound = [name for name in changed if name not in f"{IN_SILENCE} {SAID}".split()]
+    refused = [changed[name] for name in bound if name != "epochs"]
+    if refused and not args.change_settings:
+        way_out = "continue with its settings, or say --change-settings to go on with these"
+        raise UserError(f"{source}: was written with other settings ({', '.join(refused)}): {way_out}")
+    said = [text for name, text in changed.items() if name not in IN_SILENCE.split()]
+    if said:
+        log.warning("changed since %s was written: %s", source, ", ".join(said))
+    now = processes.world_size()
     before = content.get("world_size") or now
-    old_batch = old.get("batch_size", 0) * old.get("grad_accum", 1) * before
+    old_batch = old.get("batch_size", args.batch_size) * old.get("grad_accum", args.grad_accum) * before
     batch = args.batch_size * args.grad_accum * now
     if old_batch != batch:
         sizes = f"{old_batch} → {batch} ({before} → {now} processes)"
         log.warning("global batch %s; the learning rate is not changed", sizes)
-
-
-def save(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the newest checkpoint; the one before it stays beside it."""
-    newest = folder / NEWEST
-    if newest.exists():
-        link_or_copy(newest, folder / PREVIOUS)
-    try:
-        with whole_file(newest) as file:
-            torch.save(content, file)
-    except (UserError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError of its own
-        cause: BaseException = error
-        while cause.__context__ is not None:
-            cause = cause.__context__
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        way_out = "the last checkpoint is still there: make room, then continue with --resume auto"
-        raise UserError(f"{newest}: cannot be written ({reason}); {way_out}") from None
-
-
-def keep_epoch(folder: Path, epoch: int, epochs: int, best: bool) -> None:
-    """Later checkpoints replace the newest; it stays under a name of its own every 10th epoch, the last 30, if best."""
-    if epoch % 10 == 0 or epoch > epochs - 30:
-        link_or_copy(folder / NEWEST, folder / f"model_{epoch}.pth")
-    if best:
-        link_or_copy(folder / NEWEST, folder / BEST)
-
-
-def newest_readable(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Path | None:
-    """The newest checkpoint in `folder` that can be read, or None if there is none at all."""
-    numbered = sorted(folder.glob("model_*.pth"), key=lambda path: path.stat().st_mtime, reverse=True)
-    candidates = [path for path in (folder / NEWEST, folder / PREVIOUS, *numbered) if path.exists()]
-    for path in candidates:
-        try:
-            read(path)
-            return path
-        except UserError as error:
-            log.warning("passed over: %s", error)
-    if candidates:
-        raise UserError(f"{folder}: none of its {len(candidates)} checkpoints can be read; start anew elsewhere")
-    return None
-
-
-def rename_older_run(folder: Path) -> None:
-    """A new run in the folder of an old one takes nothing away from it: the old checkpoints get other names."""
-    for path in (folder / NEWEST, folder / PREVIOUS, folder / BEST):
-        if path.exists():
-            with as_user_error(path, "of an earlier run, cannot be renamed; give another --output-dir"):
-                renamed = path.replace(path.with_name(f"{path.stem}_of_{int(path.stat().st_mtime)}.pth"))
-            log.warning("%s of an earlier run is now %s (--resume auto would have continued it)", path, renamed.name)
-
-
-def remove_half_written(folder: Path) -> None:
-    """Remove what a run that was killed while writing has left."""
-    for path in folder.glob(".*.pth*.tmp"):
-        with as_user_error(path, "half written by a killed run, cannot be removed; give another --output-dir"):
-            path.unlink(missing_ok=True)
+    return bound

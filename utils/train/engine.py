@@ -5,8 +5,9 @@ Nothing waits for the device except at log points and before checkpoints.
 
 import argparse
 import itertools
+import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,11 +23,13 @@ from utils.files import write_json
 from utils.rng import derive
 from utils.setup import Machine
 from utils.stop import StopRequest
-from utils.train import checkpoint
+from utils.train import checkpoint, folder
 from utils.train.log import Log, Meters, averages
 from utils.train.optim import all_finite
 from utils.train.passes import Method
 from utils.train.step import TrainingStep
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 16  # steps in a row that loss scaling may leave out: it starts high, and halves itself each time
 
@@ -44,6 +47,7 @@ class Run:
     mix: Callable  # images, targets, generator → images, targets
     log: Log
     stop: StopRequest
+    told: set[str] = field(default_factory=set)  # corrupt images that the log has named
 
     @property
     def folder(self) -> Path:
@@ -53,9 +57,9 @@ class Run:
 def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool:
     """Train the rest of the epoch that `run.state.progress` stands in. False if asked to stop."""
     args, state, progress, roles = run.args, run.state, run.state.progress, run.method.roles
-    steps = -(-len(batches) // args.grad_accum)
     batches.set_epoch(progress.epoch, start=progress.samples // processes.world_size())
     remaining = batches.remaining()
+    steps = progress.step + -(-remaining // args.grad_accum)
     meters = Meters(len(roles), run.machine.device, progress.meters)
     seen = meters.values().sum(0)  # the sums at the last log point
     healthy = seen.clone()  # of each pass, when it last had a finite loss
@@ -103,7 +107,7 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
         if batch.corrupt and (args.on_corrupt == "error" or len(batch.targets) == 0):
             way_out = "mend or remove the file, or train on without it by --on-corrupt skip"
             raise UserError(f"cannot decode {batch.corrupt[0]}: {way_out}")
-        progress.corrupt += len(batch.corrupt)
+        progress.corrupt.extend(name for name in batch.corrupt if name not in progress.corrupt)
         images, targets = run.mix(batch.images, batch.targets, generator)
         meters.add(run.step(passes, images, targets, backward, reduce=number == count), targets)
     if args.clip_grad_norm is not None:
@@ -138,12 +142,17 @@ def save(run: Run) -> None:
     """Write the newest checkpoint, unless the weights have gone wrong."""
     if not all_finite(run.state.model.parameters()):
         stop_with_diagnostic(run, {})
-    processes.on_main(lambda: checkpoint.save(run.folder, run.state.content()))
+    names = run.state.progress.corrupt = processes.union(run.state.progress.corrupt)
+    if new := [name for name in names if name not in run.told]:
+        more = f" and {len(new) - 10} more" if len(new) > 10 else ""
+        log.warning("%d corrupt images were replaced: %s%s", len(new), ", ".join(new[:10]), more)
+        run.told.update(new)
+    processes.on_main(lambda: folder.save(run.folder, run.state.content()))
 
 
 def stop_with_diagnostic(run: Run, losses: dict[str, float]) -> None:
     """Leave a file that helps to find out why, and end the run. All processes come here together."""
-    state, progress, path = run.state, run.state.progress, run.folder / "diagnostic.json"
+    state, progress, path = run.state, run.state.progress, run.folder / folder.DIAGNOSTIC
     content = {
         "epoch": progress.epoch,
         "step": progress.step,

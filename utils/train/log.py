@@ -1,11 +1,10 @@
-"""What a person and a program see of a run: lines or a bar, metrics.jsonl, run.json and, if asked for, TensorBoard."""
+"""What a person and a program see of a run: lines or a bar, metrics.jsonl and, if asked for, TensorBoard."""
 
-import argparse
+import io
 import json
 import logging
 import math
-import platform
-import subprocess
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,50 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
 from utils import processes
 from utils.errors import UserError
-from utils.files import write_json
+from utils.train.folder import METRICS, trim_metrics
 
 log = logging.getLogger(__name__)
 
 
 class _Stdout(logging.Handler):
-    """Lines that do not break a bar on the terminal."""
+    """Lines that do not break a bar on the terminal. That nobody reads them any more (`| head`) ends no run."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def setup() -> None:
     """The main process tells what happens on stdout, the others keep to errors."""
     level = logging.INFO if processes.is_main() else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", handlers=[_Stdout()], force=True)
-
-
-def write_run_file(folder: Path, args: argparse.Namespace, device: torch.device) -> None:
-    """Arguments, versions and git commit, so that a result can be traced to what made it."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        commit = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None  # not a clone, or no git here
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    versions |= {"torchvision": torchvision.__version__, "cuda": torch.version.cuda}
-    content = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "args": {name: value for name, value in vars(args).items() if not name.startswith("_")},
-        "processes": processes.world_size(),
-        "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "git_commit": commit,
-    }
-    write_json(folder / "run.json", content)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may know ASCII alone
 
 
 class Meters:
@@ -88,7 +70,8 @@ class Meters:
         for row, result in zip(self.sums, results, strict=True):
             loss, logits = result.loss, result.logits.float()
             hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            row[:3] += torch.stack([loss.double().nan_to_num(0, 0, 0) * count, hits[:, 0].sum(), hits.sum()])
+            own = loss.double().nan_to_num(0, 0, 0) / (result.weight or 1)  # without the weight that it has in the step
+            row[:3] += torch.stack([own * count, hits[:, 0].sum(), hits.sum()])
             row[3] += count
             row[4] += ~loss.isfinite() * count
 
@@ -112,7 +95,7 @@ class Log:
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         self.active = processes.is_main()
-        self.path = folder / "metrics.jsonl"
+        self.folder = folder
         self.failed = False
         self.board = None
         if tensorboard and self.active:
@@ -122,10 +105,16 @@ class Log:
                 raise UserError("--tensorboard needs a package that is not here: pip install tensorboard") from None
             self.board = SummaryWriter(folder)
 
+    def start(self, run: str, epoch: int, step: int) -> None:
+        """A run begins, or goes on from there: what it had noted after that point, it will note again."""
+        self.run = run
+        if self.active:
+            trim_metrics(self.folder, epoch, step)
+
     def start_epoch(self, epoch: int, step: int, steps: int) -> None:
-        """The clock starts; a bar opens if a person watches."""
+        """The clocks start; a bar opens if a person watches."""
         self.epoch, self.steps = epoch, steps
-        self.last = time.perf_counter(), step
+        self.last = self.began = time.perf_counter(), step
         settings = {"unit": "step", "dynamic_ncols": True, "disable": not (self.active and sys.stderr.isatty())}
         self.bar = tqdm(total=steps, initial=step, desc=f"Epoch {epoch}", **settings)
 
@@ -147,20 +136,33 @@ class Log:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(line)
 
+    def end_epoch(self, values: dict[str, Any], epochs: int) -> None:
+        """Note the outcome of an epoch, how long a whole one takes, and when the run will be done."""
+        then, first_step = self.began
+        took = time.perf_counter() - then
+        whole = took * self.steps / max(self.steps - first_step, 1)  # it may have gone on inside the epoch
+        self.record("epoch", self.epoch, self.steps, {**values, "seconds": round(took, 3)})
+        times = [timedelta(seconds=round(seconds)) for seconds in (whole, whole * (epochs - self.epoch - 1))]
+        log.info(
+            "Epoch: [%d] took %s; the %d left take about %s", self.epoch, times[0], epochs - self.epoch - 1, times[1]
+        )
+
     def record(self, event: str, epoch: int, step: int, values: dict[str, Any]) -> None:
         """A line of metrics.jsonl. That it cannot be written does not end a run."""
         if not self.active:
             return
-        line = {"event": event, "epoch": epoch, "step": step}
-        line |= {name: None if value != value else value for name, value in values.items()}  # nan is no JSON
+        line = {"event": event, "run": self.run, "time": round(time.time(), 3), "epoch": epoch, "step": step}
+        numbers = {name: value for name, value in values.items() if isinstance(value, float | int)}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}  # JSON knows no nan
+        path = self.folder / METRICS
         try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            with open(path, "a") as file:
+                file.write(json.dumps(line | values | finite) + "\n")
         except OSError as error:
             if not self.failed:
-                log.warning("%s: cannot be written (%s); training goes on without it", self.path, error.strerror)
+                log.warning("%s: cannot be written (%s); training goes on without it", path, error.strerror)
             self.failed = True
         if self.board:
-            for name, value in values.items():
+            for name, value in numbers.items():
                 self.board.add_scalar(f"{event}/{name}", value, epoch * self.steps + step)
             self.board.flush()

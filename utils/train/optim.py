@@ -6,6 +6,7 @@ The networks' parameters are numbered as in the official code, so that its optim
 import argparse
 import copy
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -87,8 +88,22 @@ def fit_for_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> schedules.LRScheduler:
-    """The schedule that --lr-scheduler names, after a warm-up if there is one. It steps once an epoch."""
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: argparse.Namespace, epoch: int = 0
+) -> schedules.LRScheduler:
+    """The schedule of a whole run, moved to the beginning of `epoch`. It steps once an epoch."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = args.lr
+    scheduler = _schedule(optimizer, args)
+    with warnings.catch_warnings():  # torch asks for a step of the optimizer before each of the schedule's
+        warnings.filterwarnings("ignore", ".*lr_scheduler.step", UserWarning)
+        for _ in range(epoch):
+            scheduler.step()
+    return scheduler
+
+
+def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> schedules.LRScheduler:
+    """What --lr-scheduler names, after a warm-up if there is one."""
     if args.lr_scheduler == "steplr":
         main = schedules.StepLR(optimizer, step_size=args.lr_step_size, gamma=args.lr_gamma)
     elif args.lr_scheduler == "multisteplr":

@@ -21,8 +21,8 @@ from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
 from utils.setup import Machine
 from utils.stop import StopRequest, exit_code
-from utils.train import checkpoint, engine, optim
-from utils.train.log import Log, write_run_file
+from utils.train import checkpoint, engine, folder, optim
+from utils.train.log import Log
 from utils.train.passes import Method
 from utils.train.step import TrainingStep, share_gradients
 
@@ -55,11 +55,12 @@ def make_run(
     if args.sync_bn:
         model = with_sync_bn(model, machine.device)
     optimizer = optim.build_optimizer(model, args)
-    scheduler = optim.build_scheduler(optimizer, args)
+    scheduler = optim.build_scheduler(optimizer, args, args.start_epoch)
     ema = optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
     progress = checkpoint.Progress(epoch=args.start_epoch)
-    state = checkpoint.State(model, optimizer, scheduler, ema, scaler, progress, args, classes)
+    trained = {role: model.name(subnet) for role, subnet in method.tested.items()}
+    state = checkpoint.State(model, optimizer, scheduler, ema, scaler, progress, args, classes, trained)
     if args.torch_compile:
         model.compile()
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
@@ -82,37 +83,42 @@ def with_sync_bn(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def resume(state: checkpoint.State, read: Callable[[Path], dict], load: checkpoint.Load) -> None:
-    """Continue where --resume says, or, in a run that its launcher started again, where it had come to.
+    """Continue where --resume says, or, in a run that its launcher started again, where it had come to itself.
 
     `read` gives a file's content or a UserError that says what is wrong with it.
     """
-    args, folder = state.args, Path(state.args.output_dir)
-    processes.on_main(lambda: checkpoint.remove_half_written(folder))
+    wish, place = state.args.resume, Path(state.args.output_dir)
+    processes.on_main(lambda: folder.remove_half_written(place))
+    path = None
     restarted = processes.restarted()  # all processes ask, whatever they were told
-    wish = args.resume or ("auto" if restarted else "")
-    if not wish:
-        processes.on_main(lambda: checkpoint.rename_older_run(folder))
-        return
-    path = Path(wish)
-    if wish == "auto":
-        path = processes.from_main(processes.on_main(lambda: checkpoint.newest_readable(folder, read)))
-        if path is None:
-            log.info("--resume auto: no checkpoint in %s, starting from the beginning", folder)
-            return
-    if processes.world_size() > 1 and processes.largest(not path.is_file()):
-        raise UserError(f"--resume {wish}: not every process can read {path}; put it on a file system that all share")
-    state.restore(read(path), load, str(path))
-    log.info("Resumed %s: epoch %d, step %d", path, state.progress.epoch, state.progress.step)
+    if restarted or wish == "auto":
+        own = None if wish == "auto" else processes.launch()
+        path = processes.from_main(processes.on_main(lambda: folder.newest_readable(place, read, own)))
+    if path is None and wish == "auto":
+        log.info("--resume auto: no checkpoint in %s, starting from the beginning", place)
+    elif path is None and wish:
+        path = Path(wish)
+    if path is not None:
+        if processes.world_size() > 1 and processes.largest(not path.is_file()):
+            raise UserError(
+                f"--resume {wish}: not every process can read {path}; put it on a file system that all share"
+            )
+        state.restore(read(path), load, str(path))
+        log.info("Resumed %s: epoch %d, step %d", path, state.progress.epoch, state.progress.step)
+    if path is None or path.parent.resolve() != place.resolve():
+        processes.on_main(lambda: folder.set_aside(place))
+    state.run = processes.from_main(state.run)
 
 
 def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     """Train to the end, or until a signal asks to stop. Returns the command's exit code."""
-    args, progress, model, size = run.args, run.state.progress, run.state.model, processes.world_size()
-    processes.on_main(lambda: write_run_file(run.folder, args, run.machine.device))
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    names = ", ".join(f"{name} {model.name(subnet)}" for name, subnet in run.method.tested.items())
+    args, state, progress, size = run.args, run.state, run.state.progress, processes.world_size()
+    processes.on_main(lambda: folder.write_about(run.folder, state.run, args, run.machine.device))
+    run.log.start(state.run, progress.epoch, progress.step)
+    parameters = sum(p.numel() for p in state.model.parameters()) / 1e6
+    names = ", ".join(f"{role} {name}" for role, name in state.trained.items())
     log.info(
-        f"Training {args.model} ({parameters:.2f} M parameters, {len(model.subnets)} sub-networks; {names}) on "
+        f"Training {args.model} ({parameters:.2f} M parameters, {len(state.model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {size} process(es) on "
         f"{run.machine.device}, {run.machine.precision}, batch {args.batch_size} x {args.grad_accum * size}, "
         f"{-(-len(loaders.batches) // args.grad_accum)} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
@@ -125,7 +131,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
                 return exit_code()
             results = finish_epoch(run, loaders.test)
             accuracies = ", ".join(f"{name} {result}" for name, result in results.items())
-    corrupt = f", {progress.corrupt} corrupt images replaced" if progress.corrupt else ""
+    corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
         f"Done: {accuracies}; best {run.method.roles[0]} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
         f"metrics.jsonl and run.json in {run.folder}"
@@ -134,22 +140,34 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
 
 
 def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
-    """Test the networks that the method names (the moving average's if there is one), note the outcome, save."""
-    state, progress, epoch, tested = run.state, run.state.progress, run.state.progress.epoch, run.method.tested
+    """Test (the moving average if there is one), note the outcome, save. Returns what the method's networks came to.
+
+    Those are tested after every epoch, all others after every --test-all-every epochs.
+    """
+    args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
     model, prefix = (state.ema.module, "EMA ") if state.ema else (state.model, "")
+    tested = dict(run.method.tested)
+    if args.test_all_every and ((epoch + 1) % args.test_all_every == 0 or epoch + 1 == args.epochs):
+        tested |= {model.name(subnet): subnet for subnet in model.subnets if subnet not in tested.values()}
     processes.broadcast(model.buffers())
-    found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
-    results = {name: found[subnet] for name, subnet in tested.items()}
-    figures = {}
+    tests = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, args.on_corrupt)
+    results, figures = {name: tests[subnet] for name, subnet in tested.items()}, {}
     for name, result in results.items():
         log.info("Test: %s%s %s", prefix, name, result)
-        figures |= {f"{figure}_{name}": getattr(result, figure) for figure in ("top1", "top5", "loss")}
-    run.log.record("epoch", epoch, progress.step, figures)
+        figures |= {
+            f"test_acc1_{name}": result.top1,
+            f"test_acc5_{name}": result.top5,
+            f"test_loss_{name}": result.loss,
+        }
+    if progress.corrupt:
+        figures["corrupt"] = progress.corrupt
+    run.log.end_epoch(figures, args.epochs)
     state.scheduler.step()
+    results = {name: results[name] for name in run.method.tested}
     top1 = next(iter(results.values())).top1
     best = top1 > progress.best
     progress.best = max(progress.best, top1)
     progress.next_epoch()
     engine.save(run)
-    processes.on_main(lambda: checkpoint.keep_epoch(run.folder, epoch, run.args.epochs, best))
+    processes.on_main(lambda: folder.keep_epoch(run.folder, state.content(), args.keep, best))
     return results

@@ -23,6 +23,7 @@ class PassResult(NamedTuple):
 
     loss: Tensor
     logits: Tensor
+    weight: float  # the sum of the pass's weights
 
 
 @dataclass
@@ -62,7 +63,8 @@ class TrainingStep:
                 backward(loss)
             if number in teachers:
                 known[number] = outputs.detach()
-            results.append(PassResult(loss.detach(), outputs.logits.detach()))
+            weight = sum(weight for _, weight in this.targets)
+            results.append(PassResult(loss.detach(), outputs.logits.detach(), weight))
         return results
 
     def _loss(self, outputs: Outputs, this: Pass, images: Tensor, labels: Tensor, known: dict) -> Tensor:

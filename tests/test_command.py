@@ -1,0 +1,85 @@
+"""The command across its rooms: what a file of weights says of itself, repeating a run, and nobody listening."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_adn
+from tests.launch import ENVIRONMENT, ROOT, command
+
+DIGITS = (
+    "--data-path digits --train-images 64 --val-images 20 --batch-size 16 --lr 0.01 --print-freq 1 --epochs 1 "
+    "--train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --workers 0 --device cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def individual(tmp_path_factory) -> Path:
+    """The checkpoint of one network that was trained alone, with flags that shape it, and with an average."""
+    folder = tmp_path_factory.mktemp("individual")
+    flags = "--model resnet20 --method individual --skip-cfg TFT --no-switchable-norms --model-ema --output-dir"
+    assert train_adn.main([*DIGITS.split(), *flags.split(), str(folder)]) == 0
+    return folder / "checkpoint.pth"
+
+
+def test_a_checkpoint_says_what_it_is_of_and_is_tested_so(individual, tmp_path, capsys):
+    test = ["--test-only", "--data-path", "digits", "--device", "cpu", "--output-dir", str(tmp_path), "--weights"]
+    assert train_adn.main([*test, str(individual)]) == 0
+    said = capsys.readouterr().out
+    assert "Test: TFT" in said
+    assert "model resnet20" in said
+    are = "not averaged (--model-ema takes their average), epoch 0, TFT trained"
+    assert f"weights {individual}, weights_are {are}" in said
+    assert train_adn.main([*test, str(individual), "--model-ema"]) == 0
+    assert "weights_are averaged, epoch 0, TFT trained" in capsys.readouterr().out
+    assert train_adn.main([*test, str(individual), "--model", "resnet18"]) == 2
+    assert "resnet20" in capsys.readouterr().err
+
+
+def test_a_run_is_repeated_from_its_run_json(individual, tmp_path):
+    again = ["--from-run", str(individual.with_name("run.json")), "--device", "cpu", "--output-dir", str(tmp_path)]
+    assert train_adn.main(again) == 0
+    before, after = (torch.load(path, weights_only=False) for path in (individual, tmp_path / "checkpoint.pth"))
+    assert all(torch.equal(after["model"][name], tensor) for name, tensor in before["model"].items())
+    assert before["run"] != after["run"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    {
+        "": "not a run.json",
+        '{"args": 3}': "not a run.json",
+        '{"args": {"lr": "fast"}}': "lr 'fast'",
+        '{"args": {"amp": 1}}': "amp 1",
+        '{"args": {"method": "alchemy"}}': "method 'alchemy'",
+        '{"args": {"epochs": 0}}': "epochs 0",
+        '{"args": {"lr_multi_steps": 3}}': "lr_multi_steps 3",
+        '{"args": {"warp": 9}}': "warp 9",
+    }.items(),
+)
+def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path, capsys):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        train_adn.main(["--from-run", str(tmp_path / "run.json")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
+    """As under `| head -1`, with an output that knows ASCII alone."""
+    line = command("train_adn.py", *DIGITS.split(), "--model", "resnet20", "--output-dir", tmp_path, "--epochs", 2)
+    encoding = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    shutil.copy(ROOT / "data/digits.npz", tmp_path / "→.npz")  # a name that has to be said
+    line += ["--resume", tmp_path / "→.npz"]
+    done = subprocess.run(line, cwd=ROOT, env=encoding, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2, done.stderr
+    with subprocess.Popen(line[:-2], cwd=ROOT, env=encoding, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=100) == 0
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
