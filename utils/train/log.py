@@ -139,13 +139,12 @@ class Log:
     def end_epoch(self, values: dict[str, Any], epochs: int) -> None:
         """Note the outcome of an epoch, how long a whole one takes, and when the run will be done."""
         then, first_step = self.began
-        took = time.perf_counter() - then
-        whole = took * self.steps / max(self.steps - first_step, 1)  # it may have gone on inside the epoch
-        self.record("epoch", self.epoch, self.steps, {**values, "seconds": round(took, 3)})
-        times = [timedelta(seconds=round(seconds)) for seconds in (whole, whole * (epochs - self.epoch - 1))]
-        log.info(
-            "Epoch: [%d] took %s; the %d left take about %s", self.epoch, times[0], epochs - self.epoch - 1, times[1]
-        )
+        seconds = time.perf_counter() - then
+        whole = seconds * self.steps / max(self.steps - first_step, 1)  # it may have gone on inside the epoch
+        self.record("epoch", self.epoch, self.steps, {**values, "seconds": round(seconds, 3)})
+        took, left = timedelta(seconds=round(whole)), epochs - self.epoch - 1
+        until = f"; the {left} left take about {timedelta(seconds=round(whole * left))}" if left else ""
+        log.info("Epoch: [%d] took %s%s", self.epoch, took, until)
 
     def record(self, event: str, epoch: int, step: int, values: dict[str, Any]) -> None:
         """A line of metrics.jsonl. That it cannot be written does not end a run."""
