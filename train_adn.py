@@ -14,12 +14,12 @@ if __name__ == "__main__":
     parser(methods).parse_args()  # --help and mistakes are answered before torch, which takes seconds, is imported
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torchvision
 from torch import Tensor
 
 import models
@@ -32,7 +32,7 @@ from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.train import checkpoint, log, run
 
-SHAPE = ("stem", "patch_size", "window_size")  # flags that say how a network is built
+SHAPE = {"stem": str, "patch_size": int, "window_size": int}  # flags that say how a network is built
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,9 +144,9 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
     theirs = vars(content.get("args", argparse.Namespace()))
     if testing and theirs.get("model", args.model) != args.model:
         raise UserError(f"{path}: is of --model {theirs['model']}, not {args.model}")
-    names = ("val_resize_size", "val_crop_size", "interpolation", *SHAPE)
-    settings = {name: theirs.get(name) for name in names} | models.zoo.preprocessing(args.weights)
-    return Saved(str(path), state, content.get("classes"), settings)
+    kinds = {"val_resize_size": int, "val_crop_size": int, "interpolation": str, **SHAPE}
+    settings = models.settings_of(content, kinds, str(path)) | models.zoo.preprocessing(args.weights, args.model)
+    return Saved(str(path), state, models.class_names_of(content, str(path)), settings)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -169,14 +169,10 @@ def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved 
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if name := args.init_from:
-        is_file, enums = Path(name).exists(), torchvision.models.get_model_weights
-        try:
-            plain = models.read_checkpoint(name) if is_file else enums(args.model)[name]
-        except (KeyError, ValueError):
-            what = f"neither a file nor weights that torchvision has of {args.model}"
-            raise UserError(f"--init-from {name}: {what}") from None
-        models.load_plain(model, plain, new_head=True)
+    if args.init_from:
+        begin = models.start.find(args.init_from, args.model, args.weights_url, args.weights_dir)
+        fitted = models.load_plain(model, begin.state, new_head=True, source=begin.source)
+        logging.info("--init-from %s: %s", begin.source, fitted.words)
     if saved:
         models.load_state(model, saved.state, source=saved.source)
     return model

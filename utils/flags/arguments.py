@@ -30,8 +30,8 @@ def parser(methods: ModuleType) -> Parser:
     add("--window-size", type=COUNT, help=window)
     shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
     add("--no-switchable-norms", action="store_true", help=shared)
-    plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
-    add("--init-from", metavar="FILE|ENUM", help=plain)
+    plain = "start from an ordinary network or one of ours: a weights file, checkpoint, or name such as IMAGENET1K_V2"
+    add("--init-from", metavar="FILE|NAME", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
     alone = "individual: train the one network of --skip-cfg alone, on the labels"
