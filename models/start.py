@@ -94,7 +94,7 @@ def _fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], new_head: bool)
     if tables:
         said.append(f"{len(tables)} position table{'s' * (len(tables) > 1)} interpolated")
     state |= tables | {name: own[name] for name in state.keys() & own.keys() if name.endswith(GEOMETRY)}
-    return state, Fitted(new if new_head else [], list(tables), ", ".join(said) or "every tensor as it is there")
+    return state, Fitted(new if new_head else [], list(tables), ", ".join(said) or "fits as it is")
 
 
 def _interpolated(name: str, table: Tensor, wanted: Size) -> Tensor | None:

@@ -10,10 +10,13 @@ import torch
 import torchvision
 from torch import nn
 
+import methods
 import models
+import train_adn
 from models.zoo import RELEASED, ResNet50_ADN_Weights
 from tests.misbehaving_server import saved, serving
 from tests.tiny import TINY, batch, tiny
+from utils.flags.arguments import parser
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_a_new_head_stays_as_it_is(model: models.AdaptiveDepth) -> None:
 
 def test_adaptive_weights_also_start_a_network(model: models.AdaptiveDepth) -> None:
     twin = models.resnet18(num_classes=7)
-    assert models.load_plain(twin, model.state_dict()) == ([], [], "every tensor as it is there")
+    assert models.load_plain(twin, model.state_dict()) == ([], [], "fits as it is")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in twin.state_dict().items())
 
 
@@ -134,6 +137,19 @@ def test_a_file_of_ours_is_a_start_with_its_averaged_weights(model: models.Adapt
         started = models.resnet18(num_classes=9)
         assert models.load_plain(started, found.state, new_head=True).words == "classifier new (7 → 9 classes)"
         assert torch.equal(started.layer1[0].bn1_skip.weight, model.layer1[0].bn1_skip.weight + added)
+
+
+def test_the_command_says_what_its_start_is_and_refuses_settings_that_are_none(
+    model: models.AdaptiveDepth, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": model.state_dict(), "args": argparse.Namespace(val_resize_size="x")}, path)
+    caplog.set_level("INFO")
+    train_adn.build(parser(methods).parse_args(["--init-from", str(path)]), 3, 32, None)
+    assert caplog.messages == [f"--init-from {path}: classifier new (7 → 3 classes)"]
+    args = parser(methods).parse_args(["--test-only", "--weights", str(path)])
+    with pytest.raises(models.WeightsError, match=r"checkpoint.pth: says val_resize_size='x', .* of type int"):
+        train_adn.saved_weights(args)
 
 
 @pytest.mark.parametrize("name", TINY)
