@@ -1,6 +1,8 @@
 """Weights: files read without running anything in them, and state dicts that fit exactly or are refused."""
 
 import argparse
+import io
+import itertools
 import pickle
 import re
 import zipfile
@@ -29,7 +31,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if not damage:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-            damage = _impossible_tensor(content, Path(path).stat().st_size)
+            damage = _impossible_tensor(content, path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|operand) (\S+)", str(error))
         what = f"it contains {next(filter(None, found.groups()))}" if found else "it is no plain torch file"
@@ -50,29 +52,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def archive_damage(path: str | Path) -> str | None:
     """What is wrong with a file that is an archive, as torch writes them; None if nothing, or if it is none."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return None
-        try:
-            archive = zipfile.ZipFile(file)
+    try:
+        with _records(path) as archive:
             records = archive.infolist()
             unpacked = sum(record.file_size for record in records)
-            if any(record.compress_type for record in records) or unpacked > file.seek(0, 2):
+            if any(record.compress_type for record in records) or unpacked > Path(path).stat().st_size:
                 return f"a torch file is not packed, this one would become {unpacked} bytes"
             # all sums are 0 where torch.serialization.set_crc32_options(False) was called
             bad = archive.testzip() if any(record.CRC for record in records) else None
-        except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
-            return str(error) or "it is cut off"
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        return str(error) or "it is cut off"
     return bad and f"the bytes of {bad} are not those that were written"
 
 
-def _impossible_tensor(content: Any, size: int) -> str | None:
-    """What cannot be of the tensors in the content of a file of that size."""
+def _records(path: str | Path) -> zipfile.ZipFile:
+    """The archive that a file is; an empty one for a file of the kind that torch wrote before it wrote archives."""
+    with open(path, "rb") as file:
+        return zipfile.ZipFile(path) if file.read(4) == b"PK\3\4" else zipfile.ZipFile(io.BytesIO(), "w")
+
+
+def _impossible_tensor(content: Any, path: str | Path) -> str | None:
+    """What cannot be of the tensors in the content of a file."""
+    size, storages = Path(path).stat().st_size, {}
     for tensor in _tensors(content):
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             return f"it has a tensor without values, or one that is not dense: {tensor.device}, {tensor.layout}"
         if tensor.numel() * tensor.element_size() > size:
             return f"it has a tensor of {tensor.numel()} elements, more than the file holds"
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    with _records(path) as archive:  # before torch 2.7 or so, a tensor may go beyond the end of its record
+        sizes = [record.file_size for record in archive.infolist() if "/data/" in record.filename]
+    claims, there = (sorted(sizes, reverse=True) for sizes in (storages.values(), sizes))
+    if there and any(claim > length for claim, length in itertools.zip_longest(claims, there, fillvalue=0)):
+        return "its tensors have more bytes than its records"
     return None
 
 

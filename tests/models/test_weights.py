@@ -156,6 +156,12 @@ def test_a_file_may_not_become_more_than_it_is(tmp_path: Path) -> None:
                 assert models.read_checkpoint(path)["a"].shape == (0, 9)
 
 
+def test_a_tensor_does_not_reach_beyond_its_record(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(1000.0), "bias": torch.ones(2000)}, tmp_path / "long.pth")
+    short = rewritten(tmp_path / "long.pth", lambda name, body: body[:16] if name.endswith("data/0") else body)
+    assert re.search("record size .* does not match|its tensors have more bytes than its records", refusal(short))
+
+
 def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         torch.save(models.resnet20().state_dict(), tmp_path / "meta.pth")
