@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torchvision
 from torch import Tensor
 
 import models
@@ -33,7 +32,10 @@ from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.train import folder, log, run
 
-SHAPE = ("stem", "patch_size", "window_size")  # flags that say how a network is built
+SHAPE = {"stem": str, "patch_size": int, "window_size": int}  # flags that say how a network is built
+# what the user may leave to a file of weights, with the type that it has there
+SETTINGS = {"model": str, "no_switchable_norms": bool, "val_resize_size": int, "val_crop_size": int} | SHAPE
+SETTINGS["interpolation"] = str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,20 +149,17 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
         return None
     content = read_checkpoint(path)
     state = models.model_state(content, ema=args.model_ema, source=str(path))
-    theirs = vars(content.get("args", argparse.Namespace()))
-    if args.model and theirs.get("model", args.model) != args.model:
-        raise UserError(f"{path}: is of --model {theirs['model']}, not {args.model}")
+    settings = models.settings_of(content, SETTINGS, str(path)) | models.zoo.settings(args.weights, args.model)
+    if args.model and settings["model"] not in (None, args.model):
+        raise UserError(f"{path}: is of --model {settings['model']}, not {args.model}")
     about = []
     if "model_ema" in content:
         about = ["averaged" if args.model_ema else "not averaged (--model-ema takes their average)"]
     about += [f"epoch {content['epoch']}"] if "epoch" in content else []
-    trained = content.get("trained", {})
-    about += [f"{' and '.join(trained.values())} trained"] if trained else []
-    names = ("model", "no_switchable_norms", "val_resize_size", "val_crop_size", "interpolation", *SHAPE)
-    settings = {name: theirs.get(name) for name in names} | models.zoo.preprocessing(args.weights)
-    if len(trained) == 1:
-        settings["skip_cfg"] = list(trained.values())
-    return Saved(str(path), state, ", ".join(about), content.get("classes"), settings)
+    if trained := models.words_of(content, "trained", str(path)):
+        about.append(f"{' and '.join(trained)} trained")
+        settings["skip_cfg"] = trained if len(trained) == 1 else None
+    return Saved(str(path), state, ", ".join(about), models.words_of(content, "classes", str(path)), settings)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -183,14 +182,10 @@ def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved 
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if name := args.init_from:
-        is_file, enums = Path(name).exists(), torchvision.models.get_model_weights
-        try:
-            plain = models.read_checkpoint(name) if is_file else enums(args.model)[name]
-        except (KeyError, ValueError):
-            what = f"neither a file nor weights that torchvision has of {args.model}"
-            raise UserError(f"--init-from {name}: {what}") from None
-        models.load_plain(model, plain, new_head=True)
+    if args.init_from:
+        begin = models.start.find(args.init_from, args.model, args.weights_url, args.weights_dir)
+        fitted = models.load_plain(model, begin.state, new_head=True, source=begin.source)
+        logging.info("--init-from %s: %s", begin.source, fitted.words)
     if saved:
         models.load_state(model, saved.state, source=saved.source)
     return model

@@ -9,12 +9,20 @@ A file of this folder that enters networks into the registry is a family: import
 import importlib
 import pkgutil
 
-from . import zoo
+from . import start, zoo
 from .adaptive import AdaptiveDepth
 from .registry import MODELS, build
+from .start import load_plain
 from .subnet import Cost
-from .weights import WeightsError, load_state, model_state, num_classes, read_checkpoint
-from .zoo import load_plain
+from .weights import (
+    WeightsError,
+    load_state,
+    model_state,
+    num_classes,
+    read_checkpoint,
+    settings_of,
+    words_of,
+)
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
@@ -31,6 +39,9 @@ __all__ = [
     "model_state",
     "num_classes",
     "read_checkpoint",
+    "settings_of",
+    "start",
+    "words_of",
     "zoo",
     *MODELS,
 ]

@@ -22,10 +22,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from .weights import WeightsError
+from .weights import WeightsError, archive_damage
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Remote:
     target: Path
     page: str  # what a person opens to fetch it by hand
     size: int | None = None
-    sha256: str | None = None
+    sha256: str | None = None  # or its beginning
+    progress: bool = True  # show a bar, on a terminal
     timeout: float = 30.0  # seconds without a byte
     pause: float = 1.0  # seconds before the second attempt, more before later ones
 
@@ -68,7 +70,7 @@ class Remote:
 def download(remote: Remote) -> Path:
     """Fetch the file unless it is there already; `remote.target`."""
     try:
-        with one_at_a_time(remote.target):
+        with _one_at_a_time(remote.target):
             if not remote.target.exists():
                 _fetch(remote)
     except OSError as error:
@@ -77,7 +79,7 @@ def download(remote: Remote) -> Path:
 
 
 @contextlib.contextmanager
-def one_at_a_time(target: Path) -> Iterator[None]:
+def _one_at_a_time(target: Path) -> Iterator[None]:
     """Of a machine's processes, one at a time may look for a file and make it. A lock goes with its process."""
     if target.exists() or sys.platform == "win32":  # which has no such lock: each process fetches for itself
         yield
@@ -108,7 +110,9 @@ def defect(path: Path, size: int | None = None, sha256: str | None = None) -> st
         return "is cut off"
     if size not in (None, path.stat().st_size):
         return f"has {path.stat().st_size} bytes, the file should have {size}"
-    return f"is another file: its sha256 is not {sha256}" if sha256 not in (None, digest.hexdigest()) else None
+    if not digest.hexdigest().startswith(sha256 or ""):
+        return f"is another file: its sha256 is not {sha256}"
+    return None
 
 
 def _fetch(remote: Remote) -> None:
@@ -126,18 +130,23 @@ def _fetch(remote: Remote) -> None:
             if error.code == 416:  # what is there is no beginning of what the server has now
                 remote.forget_partial()
             elif error.code not in PASSING:
-                raise remote.refuse(reason) from error
+                raise remote.refuse(reason) from None
+        except (http.client.InvalidURL, ValueError) as error:  # of the address, or of the one that it leads to
+            raise remote.refuse(error) from None
         except DROPPED as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
             if isinstance(reason, socket.gaierror):
                 host = urllib.parse.urlsplit(remote.url).hostname
-                raise remote.refuse(f"no connection to {host} ({reason})") from error
+                raise remote.refuse(f"no connection to {host} ({reason})") from None
         failures, most = (1, remote.arrived()) if remote.arrived() > most else (failures + 1, most)
         if failures >= ATTEMPTS:
             raise remote.refuse(f"{reason}, {ATTEMPTS} times in a row")
         time.sleep(remote.pause * failures)
 
-    if what := defect(remote.partial, remote.size, remote.sha256):
+    what = defect(remote.partial, remote.size, remote.sha256)
+    if not what and (damage := archive_damage(remote.partial)):
+        what = f"is damaged: {damage}"
+    if what:
         remote.forget_partial()
         raise remote.refuse(f"what the server sent {what}")
     with open(remote.partial, "rb") as file:
@@ -148,24 +157,20 @@ def _fetch(remote: Remote) -> None:
 
 def _transfer(remote: Remote) -> bool:
     """One request, continuing the partial file where the server agrees; True when nothing is missing any more."""
-    try:
-        note = json.loads(remote.note.read_text())
-    except (FileNotFoundError, ValueError):
-        note = {}
-    known = note.get("url") == remote.url and note["total"]
-    have, total = (remote.arrived(), note["total"]) if known else (0, None)
+    note = _noted(remote)
+    have, total = (remote.arrived(), note["total"]) if note else (0, None)
     if have and have == total:
         return True
     request = urllib.request.Request(remote.url, headers={"User-Agent": "adaptive-depth"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-        if note["validator"]:
-            request.add_header("If-Range", note["validator"])
+        request.add_header("If-Range", note["validator"])
     with urllib.request.urlopen(request, timeout=remote.timeout) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise remote.refuse("the server sent a web page instead of the file")
         if answer.status != 206:
-            have, total = 0, int(answer.headers.get("Content-Length", 0)) or None
+            length = answer.headers.get("Content-Length", "")
+            have, total = 0, int(length) if length.isdecimal() else None
         elif not have or answer.headers.get("Content-Range") != f"bytes {have}-{total - 1}/{total}":
             remote.forget_partial()
             return False
@@ -176,9 +181,19 @@ def _transfer(remote: Remote) -> bool:
             etag = answer.headers.get("ETag", "")
             validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
             remote.note.write_text(json.dumps({"url": remote.url, "validator": validator, "total": total}))
-        bar = tqdm(desc=remote.target.name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
+        hidden = None if remote.progress else True  # None: unless it goes to a terminal
+        bar = tqdm(desc=remote.target.name, total=total, initial=have, unit="B", unit_scale=True, disable=hidden)
         with open(remote.partial, "ab") as out, bar:
             while chunk := answer.read1(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
     return total in (None, remote.arrived())
+
+
+def _noted(remote: Remote) -> dict[str, Any] | None:
+    """What the server said of the partial file's version; None if a part of another could not be told from it."""
+    try:
+        note = json.loads(remote.note.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if note["url"] == remote.url and note["total"] and note["validator"] else None

@@ -6,8 +6,10 @@ from typing import Any
 
 from torchvision.models import WeightsEnum
 
+from . import zoo
 from .adaptive import AdaptiveDepth
-from .zoo import load_plain
+from .start import load_plain
+from .weights import WeightsError
 
 MODELS: dict[str, Callable[..., AdaptiveDepth]] = {}
 
@@ -15,18 +17,25 @@ MODELS: dict[str, Callable[..., AdaptiveDepth]] = {}
 def network(name: str, family: type[AdaptiveDepth], *arguments: Any, **settings: Any) -> Callable[..., AdaptiveDepth]:
     """Enter a network under its name: a family with its arguments, and settings that a caller may replace.
 
-    As in torchvision, `weights` is a weights enum: one of ours, or one of torchvision's plain network to start from.
+    As in torchvision, `weights` is a weights enum, or its name: one of ours, or one of torchvision's plain network to
+    start from.
     """
 
-    def make(*, weights: WeightsEnum | None = None, progress: bool = True, **kwargs: Any) -> AdaptiveDepth:
+    def make(*, weights: WeightsEnum | str | None = None, progress: bool = True, **kwargs: Any) -> AdaptiveDepth:
         if weights is None:
             return family(*arguments, **{**settings, **kwargs})
-        model = family(*arguments, **{**settings, "num_classes": len(weights.meta["categories"]), **kwargs})
-        load_plain(model, weights, progress=progress)
+        entry = zoo.named(weights, name) if isinstance(weights, str) else weights
+        if entry is None:
+            raise WeightsError(f"{name} has no weights {weights!r}; it has {', '.join(zoo.names(name)) or 'none'}")
+        theirs = {"num_classes": len(entry.meta["categories"])}
+        if "image_size" in family.settings:
+            theirs["image_size"] = entry.transforms().crop_size[0]
+        model = family(*arguments, **{**settings, **theirs, **kwargs})
+        load_plain(model, entry, progress=progress)
         return model
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"Adaptive-depth {name}. `weights`: an enum of ours, or of torchvision's {name} to start from."
+    make.__doc__ = f"Adaptive-depth {name}. `weights`: an enum of ours or of torchvision's {name}, or its name."
     make.settings = family.settings
     MODELS[name] = make
     return make

@@ -1,9 +1,12 @@
 """Weights: files read without running anything in them, and state dicts that fit exactly or are refused."""
 
 import argparse
+import io
+import itertools
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,16 @@ class WeightsError(Exception):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a file that holds nothing but tensors, plain values and an argparse.Namespace."""
+    """The dictionary in a file that holds nothing but tensors, plain values and an argparse.Namespace.
+
+    Its archive is whole to the last bit, and its tensors take no more memory than the file has bytes.
+    """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        damage = archive_damage(path)
+        if not damage:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            damage = _impossible_tensor(content, path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|operand) (\S+)", str(error))
         what = f"it contains {next(filter(None, found.groups()))}" if found else "it is no plain torch file"
@@ -32,12 +41,64 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a whole torch file ({reason}); fetch or save it again") from None
+    except Exception as error:  # of any kind: torch's reader trusts what it reads
+        damage = str(error).partition("\n")[0] or type(error).__name__
+    if damage:
+        raise WeightsError(f"{path}: not a whole torch file ({damage}); fetch or save it again")
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict or a checkpoint")
     return content
+
+
+def archive_damage(path: str | Path) -> str | None:
+    """What is wrong with a file that is an archive, as torch writes them; None if nothing, or if it is none."""
+    try:
+        with _records(path) as archive:
+            records = archive.infolist()
+            unpacked = sum(record.file_size for record in records)
+            if any(record.compress_type for record in records) or unpacked > Path(path).stat().st_size:
+                return f"a torch file is not packed, this one would become {unpacked} bytes"
+            # all sums are 0 where torch.serialization.set_crc32_options(False) was called
+            bad = archive.testzip() if any(record.CRC for record in records) else None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        return str(error) or "it is cut off"
+    return bad and f"the bytes of {bad} are not those that were written"
+
+
+def _records(path: str | Path) -> zipfile.ZipFile:
+    """The archive that a file is; an empty one for a file of the kind that torch wrote before it wrote archives."""
+    with open(path, "rb") as file:
+        return zipfile.ZipFile(path) if file.read(4) == b"PK\3\4" else zipfile.ZipFile(io.BytesIO(), "w")
+
+
+def _impossible_tensor(content: Any, path: str | Path) -> str | None:
+    """What cannot be of the tensors in the content of a file."""
+    size, storages = Path(path).stat().st_size, {}
+    for tensor in _tensors(content):
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            return f"it has a tensor without values, or one that is not dense: {tensor.device}, {tensor.layout}"
+        if tensor.numel() * tensor.element_size() > size:
+            return f"it has a tensor of {tensor.numel()} elements, more than the file holds"
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    with _records(path) as archive:  # before torch 2.7 or so, a tensor may go beyond the end of its record
+        sizes = [record.file_size for record in archive.infolist() if "/data/" in record.filename]
+    claims, there = (sorted(sizes, reverse=True) for sizes in (storages.values(), sizes))
+    if there and any(claim > length for claim, length in itertools.zip_longest(claims, there, fillvalue=0)):
+        return "its tensors have more bytes than its records"
+    return None
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All of them in lists, dictionaries and namespaces, which may hold each other and themselves."""
+    left, seen = [content], set()
+    while left:
+        thing = left.pop()
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, (dict, list, tuple, set, argparse.Namespace)) and id(thing) not in seen:
+            seen.add(id(thing))
+            thing = vars(thing) if isinstance(thing, argparse.Namespace) else thing
+            left += thing.values() if isinstance(thing, dict) else thing
 
 
 def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = "checkpoint") -> dict[str, Tensor]:
@@ -56,9 +117,37 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = 
     return state
 
 
-def num_classes(state: Mapping[str, Tensor]) -> int:
-    """For how many classes these weights are: the length of the last tensor, which is the classifier's bias."""
-    return len(list(state.values())[-1])
+def classifier(state: Mapping[str, Tensor]) -> str:
+    """The name of the classifier in a network's state dict: of its matrices the last."""
+    names = [name for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
+    return names[-1].removesuffix(".weight") if names else ""
+
+
+def num_classes(state: Mapping[str, Tensor], source: str = "state dict") -> int:
+    """For how many classes these weights are."""
+    name = f"{classifier(state)}.weight"
+    if name not in state:
+        raise WeightsError(f"{source}: has no classifier, so it is not of a network that is known here")
+    return len(state[name])
+
+
+def settings_of(content: Mapping[str, Any], kinds: Mapping[str, type], source: str = "checkpoint") -> dict[str, Any]:
+    """What the arguments in a checkpoint say of these settings, each of its kind; None for what they do not say."""
+    arguments = content.get("args")
+    said = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+    for name, kind in kinds.items():
+        if said.get(name) is not None and type(said[name]) is not kind:
+            what = f"says {name}={said[name]!r:.40}, which should be of type {kind.__name__}"
+            raise WeightsError(f"{source}: {what}: a training command did not write that. Use its weights alone")
+    return {name: said.get(name) for name in kinds}
+
+
+def words_of(content: Mapping[str, Any], key: str, source: str = "checkpoint") -> list[str] | None:
+    """A list of names in a checkpoint, `classes` or sub-networks `trained`, if it says them."""
+    names = content.get(key)
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise WeightsError(f"{source}: its {key!r} should be a list of names, not {names!r:.40}")
+    return names
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:

@@ -1,9 +1,10 @@
 """Weights by name: those that the authors released, and torchvision's, from which a network can start.
 
-`--weights resnet50_adn` and `models.resnet50(weights=ResNet50_ADN_Weights.V1)` name the same file. It is fetched once,
-into torch.hub's cache. Accuracies and GMACs per sub-network are those that the authors publish (ILSVRC-2012, val).
+`--weights resnet50_adn` and `models.resnet50(weights="V1")` name the same file. It is fetched once, into torch.hub's
+cache. Accuracies and GMACs per sub-network are those that the authors publish (ILSVRC-2012, val).
 """
 
+import re
 import urllib.parse
 from collections.abc import Mapping
 from functools import partial
@@ -12,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models import ResNet50_Weights, Weights, WeightsEnum
+from torchvision.models import ResNet50_Weights, Weights, WeightsEnum, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
-from .adaptive import AdaptiveDepth
-from .download import Remote, defect, download, one_at_a_time
-from .weights import WeightsError, load_state, model_state, read_checkpoint
+from .download import Remote, defect, download
+from .weights import WeightsError, model_state, read_checkpoint
 
 IMAGENET_CLASSES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
 
@@ -28,7 +28,7 @@ class AdaptiveWeights(WeightsEnum):
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Tensor]:
         """The weights, fetched if they are not there yet. Size and, where known, hash are always checked."""
-        path = weights_file(self.meta["name"])
+        path = fetched(self)
         return model_state(read_checkpoint(path), source=str(path))
 
 
@@ -93,79 +93,90 @@ FAMILIES = (ResNet50_ADN_Weights, MobileNet_V2_ADN_Weights, ViT_B_16_ADN_Weights
 RELEASED: dict[str, AdaptiveWeights] = {weights.meta["name"]: weights for family in FAMILIES for weights in family}
 
 
-def weights_file(weights: str, model: str | None = None, url: str | None = None, folder: str | None = None) -> Path:
-    """The file that `--weights` means: a file's path, or a released network by its name (or its enum's).
+def named(name: str | None, model: str | None = None) -> WeightsEnum | None:
+    """The weights of that name; None where there are none, or where it is a file.
 
-    A released one is taken from `folder` if that is given, else from torch.hub's cache, fetched into it from `url` (the
-    file or its folder; by default where the authors put it). With `model` it must be weights of that model.
+    `resnet50_adn`, `ResNet50_ADN_Weights.V1`, of a `model` also torchvision's `ResNet50_Weights.IMAGENET1K_V2` and the
+    last word alone: `V1`, `IMAGENET1K_V2`, `DEFAULT`. Ours come before torchvision's.
     """
-    path = Path(weights)
+    if not name or Path(name).is_file():
+        return None
+    if name in RELEASED:
+        return RELEASED[name]
+    kind, _, member = name.rpartition(".")
+    kinds = [enum for enum in (*FAMILIES, *_plain(model)) if enum.__name__ == kind] if kind else _enums(model)
+    return next((enum[member] for enum in kinds if member in enum.__members__), None)
+
+
+def names(model: str) -> list[str]:
+    """Those under which weights of a model are known, or an ordinary network's to start it from."""
+    return [entry.meta["name"] if enum in FAMILIES else repr(entry) for enum in _enums(model) for entry in enum]
+
+
+def _enums(model: str | None) -> list[type[WeightsEnum]]:
+    return [enum for enum in FAMILIES if enum.DEFAULT.meta["model"] == model] + _plain(model)
+
+
+def _plain(model: str | None) -> list[type[WeightsEnum]]:
+    """torchvision's weights of the ordinary network, if it has that."""
+    try:
+        return [get_model_weights(model)] if model else []
+    except ValueError:
+        return []
+
+
+def weights_file(weights: str, model: str | None = None, url: str | None = None, folder: str | None = None) -> Path:
+    """The file that `--weights` means: a file's path, or a released network by name. The rest is as in `fetched`."""
+    path, entry = Path(weights), named(weights, model)
     if path.is_file():
         return path
-    released = next((entry for name, entry in RELEASED.items() if weights in (name, repr(entry))), None)
-    if released is None:
-        known = f"no such file, nor a released network ({', '.join(RELEASED)})"
-        raise WeightsError(f"--weights {weights}: {'not a file' if path.exists() else known}")
-    meta = released.meta
-    if model not in (None, meta["model"]):
-        raise WeightsError(f"{weights} are weights of {meta['model']}, not of {model}: use --model {meta['model']}")
-    name = f"{meta['name']}.pth"
+    if isinstance(entry, AdaptiveWeights):
+        return fetched(entry, model, url, folder)
+    what = f"no such file, nor a released network ({', '.join(RELEASED)})"
+    if entry is not None:
+        what = "the weights of an ordinary network, which can only start a training: use --init-from"
+    raise WeightsError(f"--weights {weights}: {'not a file' if path.exists() else what}")
+
+
+def fetched(
+    weights: WeightsEnum,
+    model: str | None = None,
+    url: str | None = None,
+    folder: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """The file of weights that have a name, with `model` if they are of that one.
+
+    It is taken from `folder` if that is given, else from torch.hub's cache, fetched into it from `url` (the file or its
+    folder; by default where it was published).
+    """
+    meta = weights.meta
+    if model is not None and meta.get("model", model) != model:
+        raise WeightsError(f"{weights!r} are weights of {meta['model']}, not of {model}: use --model {meta['model']}")
+    published = Path(urllib.parse.urlsplit(weights.url).path).name
+    name = f"{meta['name']}.pth" if isinstance(weights, AdaptiveWeights) else published
+    page, beginning = meta.get("page", weights.url), re.search(r"-([a-f0-9]{8,})\.", name)
+    size, sha256 = meta.get("size"), meta.get("sha256") or (beginning and beginning[1])
     if folder is not None:
         path = Path(folder, name)
         if not path.is_file():
-            raise WeightsError(f"{path} is not there: open {meta['page']} and save the file as {path}")
+            raise WeightsError(f"{path} is not there: open {page} and save the file as {path}")
     else:
-        address = url or released.url
-        parts = urllib.parse.urlsplit(address)
-        if not parts.query and not Path(parts.path).suffix:  # a mirror's folder
-            address = f"{address.rstrip('/')}/{name}"
-        path = download(Remote(address, _cached(name), meta["page"], meta["size"], meta["sha256"]))
-    if what := defect(path, meta["size"], meta["sha256"]):
+        target = Path(torch.hub.get_dir(), "checkpoints", name)
+        address = _of_mirror(url, name) if url else weights.url
+        path = download(Remote(address, target, page, size, sha256, progress))
+    if what := defect(path, size, sha256):
         raise WeightsError(f"{path} {what}")
     return path
 
 
-def _cached(name: str) -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints", name)
-
-
-def load_plain(
-    model: AdaptiveDepth, weights: Mapping[str, Tensor] | WeightsEnum, *, new_head: bool = False, progress: bool = True
-) -> list[str]:
-    """Start from an ordinary network: its weights become the super-net's, each skip norm a copy of its twin.
-
-    Weights that already hold skip norms are loaded as they are. With `new_head`, a classifier for another number of
-    classes stays as the model has it. Returns the names of what was left so.
-    """
-    source = "state dict"
-    if isinstance(weights, WeightsEnum):
-        source, weights = repr(weights), _fetched(weights, progress)
-    state = model_state(weights, source=source)
-    adaptive = any("_skip." in name for name in state)
-    target = model if adaptive else model.view(model.super_net)
-    own = target.state_dict()
-    kept = [name for name in state if new_head and name in own and state[name].shape != own[name].shape]
-    kept = [name for name in kept if own[name].shape[1:] == state[name].shape[1:]]
-    load_state(target, state | {name: own[name].clone() for name in kept}, source)
-    if not adaptive:
-        for module in model.modules():
-            for name, twin in module.named_children():
-                if name.endswith("_skip"):
-                    twin.load_state_dict(getattr(module, name.removesuffix("_skip")).state_dict())
-    return kept
-
-
-def _fetched(weights: WeightsEnum, progress: bool) -> Mapping[str, Tensor]:
-    """torchvision fetches its weights by its own means, here in one process of a machine; then all read the file."""
-    if isinstance(weights, AdaptiveWeights):
-        return weights.get_state_dict()
-    path = _cached(Path(urllib.parse.urlsplit(weights.url).path).name)
+def _of_mirror(url: str, name: str) -> str:
+    """The address of a file of that name, where the mirror's is a folder."""
     try:
-        with one_at_a_time(path):
-            return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{weights!r}: {reason}; open {weights.url} and save the file as {path}") from error
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise WeightsError(f"{url}: no http or https address ({error})") from None
+    return url if parts.query or Path(parts.path).suffix else f"{url.rstrip('/')}/{name}"
 
 
 def class_names(count: int) -> list[str]:
@@ -178,10 +189,11 @@ def published(model: str) -> dict[str, dict[str, dict[str, float]]]:
     return {name: weights.meta["subnets"] for name, weights in RELEASED.items() if weights.meta["model"] == model}
 
 
-def preprocessing(weights: str) -> dict[str, Any]:
-    """The command's flags for the images that released weights were evaluated on; empty for other weights."""
-    if weights not in RELEASED:
+def settings(weights: str | None, model: str | None = None) -> dict[str, Any]:
+    """The command's settings for released weights: network, and images as in their evaluation; empty for others."""
+    entry = named(weights, model)
+    if not isinstance(entry, AdaptiveWeights):
         return {}
-    preset = RELEASED[weights].transforms()
+    preset = entry.transforms()
     sizes = {"val_resize_size": preset.resize_size[0], "val_crop_size": preset.crop_size[0]}
-    return sizes | {"interpolation": preset.interpolation.value}
+    return sizes | {"interpolation": preset.interpolation.value, "model": entry.meta["model"]}

@@ -47,12 +47,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = self.start if ranges and same else 0
         headers = {"Content_Length": len(body) - start, "Content_Type": "application/octet-stream", "ETag": etag}
         if start:
-            self.head(206, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **headers)
+            self.head(206, Content_Range=self.content_range(body), **headers)
         else:
             self.head(**headers)
         for at in range(start, until or len(body), step):
             self.wfile.write(body[at : min(at + step, until or len(body))])
             time.sleep(pause)
+
+    def content_range(self, body):
+        return f"bytes {self.start}-{len(body) - 1}/{len(body)}"
 
     def good(self):
         self.send()
@@ -79,6 +82,39 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.head(416, Content_Range=f"bytes */{len(self.server.body)}", Content_Length=0)
         else:
             self.send()
+
+    def bad_headers(self):
+        """Numbers that are none, and no word on which version of the file this is."""
+        length, body = "1, 2", self.server.body
+        if self.first:
+            self.head(Content_Type="application/octet-stream", Content_Length=length, Content_Range="bytes */10")
+            self.wfile.write(body[: len(body) // 2])
+        elif self.start:
+            self.head(416, Content_Range="bytes */10", Content_Length=length)
+        else:
+            self.head(Content_Length=-3, Content_Type="application/octet-stream")
+            self.wfile.write(body)
+
+    def cut_then_strange_part(self):
+        if self.start:
+            self.head(206, Content_Range="bytes */10", Content_Length=5)
+            self.wfile.write(b"sorry")
+        else:
+            self.cut()
+
+    def cut_without_version(self):
+        """The second time it is another file of the same size."""
+        body = self.server.body if not self.first else bytes(len(self.server.body))
+        self.head(
+            206 if self.start else 200, Content_Length=len(body) - self.start, Content_Range=self.content_range(body)
+        )
+        self.wfile.write(body[self.start :] if not self.first else b"PK" + body[: len(body) // 2])
+
+    def damaged(self):
+        body = bytearray(self.server.body)
+        body[len(body) // 2 : len(body) // 2 + 16] = bytes(16)
+        self.head(Content_Length=len(body), Content_Type="application/octet-stream")
+        self.wfile.write(body)
 
     def cut_without_length(self):
         self.head(Content_Type="application/octet-stream")

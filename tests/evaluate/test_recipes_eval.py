@@ -38,7 +38,7 @@ def test_a_command_is_understood_and_names_sub_networks_of_its_model(command):
     assert len(names) == (len(model.subnets) if args.skip_cfg == ["all"] else 1)
     if command in OF_RELEASES:
         images = (args.val_resize_size or 256, args.val_crop_size or 224, args.interpolation or "bilinear")
-        assert images == tuple(models.zoo.preprocessing(released(command)).values())
+        assert (*images, args.model) == tuple(models.zoo.settings(released(command)).values())
 
 
 def test_there_is_one_for_every_release():

@@ -51,6 +51,8 @@ def assert_whole(file: Remote, body: bytes) -> None:
         ("stall", [None, "half"]),
         ("slow", [None]),
         ("busy", [None, None]),
+        ("cut_then_strange_part", [None, "half", None]),
+        ("cut_without_version", [None, None]),
     ],
 )
 def test_a_bad_connection_ends_with_the_whole_file_and_asks_for_what_is_missing(server, body, tmp_path, way, ranges):
@@ -79,6 +81,8 @@ def test_a_redirect_is_followed_and_keeps_its_range(server, body, tmp_path):
         ("forbidden", "the server answered 403"),
         ("always_cut", "the connection ended early, 4 times in a row"),
         ("cut_without_length", "what the server sent is cut off"),
+        ("bad_headers", "what the server sent is cut off"),
+        ("damaged", "what the server sent is damaged: the bytes of archive/data/0 are not those that were written"),
         ("another_part", "the connection ended early, 4 times in a row"),
     ],
 )

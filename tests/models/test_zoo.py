@@ -13,7 +13,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 import models
 from models import WeightsError
-from models.zoo import RELEASED, ResNet50_ADN_Weights, Swin_T_ADN_Weights, preprocessing, published, weights_file
+from models.zoo import RELEASED, ResNet50_ADN_Weights, Swin_T_ADN_Weights, published, settings, weights_file
 from tests.launch import ENVIRONMENT, ROOT, command
 from tests.misbehaving_server import saved, serving
 
@@ -68,8 +68,11 @@ def test_a_path_is_a_path_and_everything_else_is_refused_with_the_names_there_ar
         weights_file(str(tmp_path))
     with pytest.raises(WeightsError, match="use --model swin_t"):
         weights_file("swin_t_adn", model="resnet50")
-    with pytest.raises(WeightsError, match="no http or https address"):
-        weights_file("swin_t_adn", url=f"file://{path}")
+    for url in (f"file://{path}", "http://[nowhere", "http://nowhere:port/file.pth"):
+        with pytest.raises(WeightsError, match=r"no http or https address|nonnumeric port"):
+            weights_file("swin_t_adn", url=url)
+    with pytest.raises(WeightsError, match=r"weights of an ordinary network.*--init-from"):
+        weights_file("IMAGENET1K_V1", model="resnet18")
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -86,15 +89,23 @@ def test_an_entry_says_what_its_network_is(name):
     assert RELEASED[name].transforms()(image).shape == (3, 224, 224)
 
 
-def test_preprocessing_is_the_one_of_the_authors_evaluation():
-    assert list(preprocessing("resnet50_adn_v2").items()) == [
+def test_the_preprocessing_is_the_one_of_the_authors_evaluation():
+    assert list(settings("resnet50_adn_v2").items()) == [
         ("val_resize_size", 232),
         ("val_crop_size", 224),
         ("interpolation", "bilinear"),
+        ("model", "resnet50"),
     ]
-    assert preprocessing("swin_t_adn")["val_resize_size"] == 256
-    assert preprocessing("swin_t_adn")["interpolation"] == "bicubic"
-    assert preprocessing("some/file.pth") == {}
+    assert settings("swin_t_adn")["val_resize_size"] == 256
+    assert settings("swin_t_adn")["interpolation"] == "bicubic"
+    assert settings("some/file.pth") == settings(None) == {}
+    for name in (
+        "ResNet50_ADN_Weights.V2",
+        "ResNet50_ADN_Weights.DEFAULT",
+        "V2",
+        "DEFAULT",
+    ):  # all that --weights takes
+        assert settings(name, "resnet50") == settings("resnet50_adn_v2")
     assert Swin_T_ADN_Weights.DEFAULT.transforms().interpolation == InterpolationMode.BICUBIC
     assert ResNet50_ADN_Weights.DEFAULT is ResNet50_ADN_Weights.V2
 
@@ -156,7 +167,9 @@ def test_torchvision_s_weights_are_fetched_by_one_process_of_a_machine(cache):
     assert [float(text.splitlines()[-1]) for text in printed] == [expected] * 2
 
 
-@pytest.mark.parametrize(("name", "reason"), [("missing/x.pth", "404"), ("good/x-00000000.pth", "invalid hash")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing/x.pth", "404"), ("good/x-00000000.pth", "its sha256 is not 000")]
+)
 def test_torchvision_s_weights_that_cannot_be_had_say_why_and_how_to_do_it_by_hand(server, cache, name, reason):
     class Plain(WeightsEnum):
         V1 = Weights(url=server.address(name), transforms=None, meta={})
@@ -164,5 +177,6 @@ def test_torchvision_s_weights_that_cannot_be_had_say_why_and_how_to_do_it_by_ha
     with pytest.raises(WeightsError, match=reason) as caught:
         models.load_plain(models.resnet20(), Plain.V1)
     place = cache / Path(name).name
-    assert str(caught.value).endswith(f"; open {Plain.V1.url} and save the file as {place}")
+    assert f"; open {Plain.V1.url} and save the file as {place}" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not place.exists()

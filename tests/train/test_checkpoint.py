@@ -160,7 +160,7 @@ def state_of(model: torch.nn.Module, flags: str, scaler: torch.amp.GradScaler = 
         progress=checkpoint.Progress(),
         args=args,
         classes=["cat", "dog"],
-        trained={},
+        trained=[],
     )
 
 

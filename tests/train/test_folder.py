@@ -53,7 +53,7 @@ def test_what_a_run_keeps(earlier):
     assert {path.name for path in earlier.glob("model_*")} == {"model_3.pth", "model_4.pth"}
     best, newest = content(earlier / "best.pth"), content(earlier / "checkpoint.pth")
     assert set(best) == {"model", "epoch", "args", "classes", "run", "trained", "versions"}
-    assert newest["trained"] == {"super": "FFF", "base": "TTT"}
+    assert newest["trained"] == ["FFF", "TTT"]
     assert len({newest["run"], best["run"], json.loads((earlier / "run.json").read_text())["run"]}) == 1
 
 

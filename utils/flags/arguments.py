@@ -30,8 +30,8 @@ def parser(methods: ModuleType) -> Parser:
     add("--window-size", type=COUNT, help=window)
     shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
     add("--no-switchable-norms", action="store_true", default=None, help=shared)
-    plain = "start from an ordinary network: a torchvision weights file, or an enum such as IMAGENET1K_V2"
-    add("--init-from", metavar="FILE|ENUM", help=plain)
+    plain = "start from an ordinary network or one of ours: a weights file, checkpoint, or name such as IMAGENET1K_V2"
+    add("--init-from", metavar="FILE|NAME", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
     alone = "individual: train the one network of --skip-cfg alone, on the labels"
@@ -128,7 +128,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
         ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
         ("latency_batch no_picture", testing, "--test-only"),
-        ("weights_url weights_dir", args.weights, "--weights NAME of a released network"),
+        ("weights_url weights_dir", args.weights or args.init_from, "--weights or --init-from NAME"),
         ("ra_reps", args.ra_sampler, "--ra-sampler"),
         ("change_settings", args.resume and not testing, "--resume"),
         ("ra_magnitude", args.auto_augment == "ra", "--auto-augment ra"),

@@ -69,7 +69,7 @@ class State:
     progress: Progress
     args: argparse.Namespace
     classes: list[str]
-    trained: dict[str, str]  # sub-networks that the method trains in every step: role → name
+    trained: list[str]  # names of the sub-networks that the method trains and tests
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # its name, which a continued run keeps
 
     def content(self) -> dict[str, Any]:

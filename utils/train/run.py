@@ -59,7 +59,7 @@ def make_run(
     ema = optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
     progress = checkpoint.Progress(epoch=args.start_epoch)
-    trained = {role: model.name(subnet) for role, subnet in method.tested.items()}
+    trained = [model.name(subnet) for subnet in method.tested.values()]
     state = checkpoint.State(model, optimizer, scheduler, ema, scaler, progress, args, classes, trained)
     if args.torch_compile:
         model.compile()
@@ -116,7 +116,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     processes.on_main(lambda: folder.write_about(run.folder, state.run, args, run.machine.device))
     run.log.start(state.run, progress.epoch, progress.step)
     parameters = sum(p.numel() for p in state.model.parameters()) / 1e6
-    names = ", ".join(f"{role} {name}" for role, name in state.trained.items())
+    names = ", ".join(map(" ".join, zip(run.method.tested, state.trained, strict=True)))
     log.info(
         f"Training {args.model} ({parameters:.2f} M parameters, {len(state.model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {size} process(es) on "
