@@ -11,6 +11,7 @@ import pkgutil
 
 from . import zoo
 from .adaptive import AdaptiveDepth
+from .calibration import calibrate, load_statistics
 from .registry import MODELS, build
 from .subnet import Cost
 from .weights import WeightsError, load_state, model_state, num_classes, read_checkpoint
@@ -26,8 +27,10 @@ __all__ = [
     "Cost",
     "WeightsError",
     "build",
+    "calibrate",
     "load_plain",
     "load_state",
+    "load_statistics",
     "model_state",
     "num_classes",
     "read_checkpoint",
