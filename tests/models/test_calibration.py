@@ -113,7 +113,6 @@ def test_a_compiled_network_has_a_graph_for_each_prefix_that_runs():
     assert counter.frame_count == made + 1 + 2 + 4 + 8
     model.forget_statistics()
     torch.testing.assert_close(model(x, model.base_net), raw)
-    assert counter.frame_count == made + 15
 
 
 def test_training_goes_on_with_the_statistics_that_all_share():
