@@ -11,9 +11,9 @@ from utils.train.passes import LABELS, Pass
 
 def add_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
-    shares = "--method drawn: how often the super-net and the base-net are drawn; the rest is for all others alike (default: 0.4 0.3)"
+    shares = "how often --method drawn takes the super-net and the base-net; the rest is all others' (default: 0.4 0.3)"
     add("--draw", type=FRACTION, nargs=2, default=[0.4, 0.3], metavar=("SUPER", "BASE"), help=shares)
-    teacher = "--method drawn: learn also from the moving average's super-net, with weight 1 - alpha"
+    teacher = "--method drawn learns also from the moving average's super-net, with weight 1 - alpha"
     add("--ema-teacher", action="store_true", help=teacher)
 
 
