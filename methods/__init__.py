@@ -3,8 +3,18 @@
 Each is a list of passes (`utils/train/passes.py`), in a file of its own with the flags that it has.
 """
 
-from methods.adn import AdaptiveDepth, Individual, add_flags, needs
+from argparse import Namespace, _ArgumentGroup
 
-METHODS = {"adn": AdaptiveDepth, "individual": Individual}
+from methods import adn, drawn
 
-__all__ = ["METHODS", "add_flags", "needs"]
+METHODS = {"adn": adn.AdaptiveDepth, "individual": adn.Individual, "drawn": drawn.Drawn}
+
+
+def add_flags(group: _ArgumentGroup) -> None:
+    for method in (adn, drawn):
+        method.add_flags(group)
+
+
+def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+    """Which of the flags have an effect, and when: (flags, whether they do, what they need in words)."""
+    return *adn.needs(args), *drawn.needs(args)

@@ -11,6 +11,7 @@ import pkgutil
 
 from . import start, zoo
 from .adaptive import AdaptiveDepth
+from .calibration import calibrate, load_statistics
 from .registry import MODELS, build
 from .start import load_plain
 from .subnet import Cost
@@ -34,8 +35,10 @@ __all__ = [
     "Cost",
     "WeightsError",
     "build",
+    "calibrate",
     "load_plain",
     "load_state",
+    "load_statistics",
     "model_state",
     "num_classes",
     "read_checkpoint",

@@ -8,85 +8,40 @@ A mandatory block owns two sets of norms: `bn1` runs with the whole stage, `bn1_
 `select(module, skip)` gives the module as it runs under that flag: a shallow copy that holds one set of norms and
 shares every tensor. So a sub-path is an ordinary chain of ordinary modules, whose forward is torchvision's. `skip` is a
 value handed down: no module changes in a forward pass, and threads, DDP, EMA and `torch.compile` need no care.
+
+What has run so far follows from the flags so far: the 2^N networks are a tree of prefixes of `skip`. The empty one is
+what comes before the stages; in what comes behind them, the last flag stands twice. A norm may have running statistics
+of its own for each prefix (`calibration.py`); in evaluation a copy that holds these then runs instead of it.
 """
 
-import copy
 import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from . import skip as skips
+from .calibration import WithStatistics
+from .selection import Stage, add_twins, select, with_children
 from .skip import Skip
 from .subnet import ManyNetworks
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
-
-class Stage(nn.Sequential):
-    """The blocks of a residual stage. The first half of them, rounded up, is mandatory."""
-
-
-def select(module: nn.Module, skip: bool, copies: list[tuple[nn.Module, nn.Module]] | None = None) -> nn.Module:
-    """The module as it runs under the flag. What holds no choice is given as it is.
-
-    A child `…_skip` stands in for its namesake under the flag. In `copies` pairs (copy, its original) are noted.
-    """
-    parts = module._modules
-    children = {
-        name: child if child is None else select(parts.get(f"{name}_skip", child) if skip else child, skip, copies)
-        for name, child in parts.items()
-        if not (name.endswith("_skip") and name.removesuffix("_skip") in parts)
-    }
-    if skip and isinstance(module, Stage):
-        children = dict(itertools.islice(children.items(), math.ceil(len(children) / 2)))
-    if children == parts:
-        return module
-    selected = with_children(module, children)
-    if copies is not None:
-        copies.append((selected, module))
-    return selected
-
-
-def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
-    """A copy of a module that shares its tensors and hooks, and has other children."""
-    new = object.__new__(type(module))  # copy.copy would run the constructor of what FSDP makes of a module
-    new.__dict__.update(module.__dict__, _modules=children)
-    return new
-
-
-def add_twins(module: nn.Module, switchable_norms: bool, leave: Sequence[str]) -> None:
-    """Give each norm in a mandatory module its twin `…_skip`, except under the names in `leave`.
-
-    Stochastic depth gets an identity: the base-net is trained without it.
-    """
-    for name, child in list(module.named_children()):
-        if name in leave:
-            continue
-        if isinstance(child, NORMS) and switchable_norms:
-            module.add_module(f"{name}_skip", copy.deepcopy(child))
-        elif isinstance(child, StochasticDepth):
-            module.add_module(f"{name}_skip", nn.Identity())
-        else:
-            add_twins(child, switchable_norms, leave)
 
 
 class Selected(NamedTuple):
     """A network's sub-paths as they run, and what they were made of."""
 
-    paths: list[tuple[nn.Sequential, nn.Sequential]]  # of each flag, then behind the stages: as a whole, skipped
-    copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
+    stages: int
+    paths: dict[tuple, Callable[[Tensor], Tensor]]  # by (None, stage, flag), and by prefix with its own statistics
+    norms: list[nn.Module]  # copies that hold these statistics
+    copies: list[tuple[nn.Module, nn.Module]]  # of other modules, and their originals
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MADE_HERE = ("_selected", "_run", "_embed", "_classify")  # a network's attributes that its copies make for themselves
+MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that its copies make for themselves
 
 
-class AdaptiveDepth(ManyNetworks):
+class AdaptiveDepth(WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
     settings: ClassVar[tuple[str, ...]] = ()  # which of the command's settings of networks this family knows
@@ -131,12 +86,22 @@ class AdaptiveDepth(ManyNetworks):
         return paths
 
     def _select(self) -> None:
-        copies = []
-        paths = [
-            tuple(nn.Sequential(*(select(module, skip, copies) for module in path)) for skip in (False, True))
-            for path in self._by_flag()
-        ]
-        self._selected = Selected(paths, copies, [(m, dict(m._modules)) for m in self.modules() if m._modules])
+        by_flag, copies, norms = self._by_flag(), [], []
+
+        def chain(stage: int, flag: bool, instead: dict[nn.Module, nn.Module]) -> nn.Sequential:
+            return nn.Sequential(*(select(module, flag, copies, instead) for module in by_flag[stage - 1]))
+
+        stages = itertools.product(range(1, len(by_flag) + 1), (False, True))
+        paths = {(None, 0): self._embed, **{(None, *which): chain(*which, {}) for which in stages}}
+        for prefix in self._statistics:
+            instead = self._instead(prefix)
+            norms += instead.values()
+            if prefix:
+                paths[prefix] = chain(len(prefix), prefix[-1], instead)
+            else:
+                paths[prefix] = _bare(select(self, False, copies, instead))._embed
+        parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
+        self._selected = Selected(len(by_flag) - 1, paths, norms, copies, parts)
 
     def _follow_changes(self) -> None:
         """Modules may have been replaced since (SyncBN, wrappers), or have gone from training to evaluation alone."""
@@ -145,12 +110,17 @@ class AdaptiveDepth(ManyNetworks):
         for selected, module in self._selected.copies:
             selected.__dict__["training"] = module.training
 
-    def _run(self, s: int, skip: bool, x: Tensor) -> Tensor:
-        return self._selected.paths[s][skip](x)
+    def _path(self, prefix: Skip) -> tuple:
+        """The key of what runs last under this prefix. Training uses, and changes, the statistics that all share."""
+        own = not self.training and prefix in self._selected.paths
+        return prefix if own else (None, len(prefix), *prefix[-1:])
+
+    def _run(self, prefix: Skip, x: Tensor) -> Tensor:
+        return self._selected.paths[self._path(prefix)](x)
 
     def _logits(self, skip: Skip, x: Tensor) -> Tensor:
         """In float32 under autocast too: of a thousand classes in 16 bits, several are equal."""
-        x = self._run(len(skip), skip[-1], x)
+        x = self._run((*skip, skip[-1]), x)
         if not torch.is_autocast_enabled(x.device.type):
             return self._classify(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -158,7 +128,7 @@ class AdaptiveDepth(ManyNetworks):
 
     @property
     def num_skippable_stages(self) -> int:
-        return len(self._selected.paths) - 1
+        return self._selected.stages
 
     @property
     def super_net(self) -> Skip:
@@ -179,7 +149,7 @@ class AdaptiveDepth(ManyNetworks):
     def parse(self, word: str) -> Skip:
         return skips.parse(word, self.num_skippable_stages)
 
-    def _checked(self, skip: Sequence[bool] | None) -> Skip:
+    def checked(self, skip: Sequence[bool] | None) -> Skip:
         return self.super_net if skip is None else skips.checked(skip, self.num_skippable_stages)
 
     def forward(
@@ -188,11 +158,11 @@ class AdaptiveDepth(ManyNetworks):
         """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
         if not torch.compiler.is_compiling():
             self._follow_changes()
-        skip = self._checked(skip)
-        x = self._embed(x)
+        skip = self.checked(skip)
+        x = self._run((), x)
         features = []
-        for s, flag in enumerate(skip):
-            x = self._run(s, flag, x)
+        for s in range(len(skip)):
+            x = self._run(skip[: s + 1], x)
             if return_features:
                 features.append(self._feature_map(x))
         logits = self._logits(skip, x)
@@ -201,24 +171,24 @@ class AdaptiveDepth(ManyNetworks):
     def forward_all(self, x: Tensor, subnets: Sequence[Sequence[bool]] | None = None) -> dict[Skip, Tensor]:
         """Walks the tree of stages: what several sub-networks share runs once."""
         self._follow_changes()
-        wanted = self.subnets if subnets is None else [self._checked(skip) for skip in subnets]
-        outputs, before = [self._embed(x)], ()  # of the stages of the sub-network before
+        wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
+        outputs, before = [self._run((), x)], ()  # of the stages of the sub-network before
         logits: dict[Skip, Tensor] = {}
         for skip in sorted(set(wanted)):
-            for s, flag in enumerate(skip):
+            for s in range(len(skip)):
                 if skip[: s + 1] != before[: s + 1]:
                     del outputs[s + 1 :]
-                    outputs.append(self._run(s, flag, outputs[s]))
+                    outputs.append(self._run(skip[: s + 1], outputs[s]))
             logits[skip] = self._logits(skip, outputs[-1])
             before = skip
         return {skip: logits[skip] for skip in wanted}
 
     def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
-        flags = self._checked(skip)
-        chosen: dict[nn.Module, nn.Module | None] = {}  # None: left out
-        for path, flag in zip(self._by_flag(), (*flags, flags[-1]), strict=True):
+        chosen: dict[nn.Module, nn.Module | None] = {**self._instead(())}  # None: left out
+        for path, prefix in zip(self._by_flag(), skips.prefixes(self.checked(skip))[1:], strict=True):
+            instead = self._instead(prefix)
             for module in path:
-                runs = select(module, flag)
+                runs = select(module, prefix[-1], instead=instead)
                 chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
 
         def rebuild(module: nn.Module) -> nn.Module | None:
@@ -230,11 +200,9 @@ class AdaptiveDepth(ManyNetworks):
                 new.__class__ = nn.Sequential
             return new
 
-        plain = rebuild(self)
+        plain = _bare(rebuild(self))
         lineage = type(self).__mro__
         plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
-        for name in MADE_HERE:
-            plain.__dict__.pop(name, None)
         self._tidy_plain(plain)
         return plain
 
@@ -246,15 +214,19 @@ class AdaptiveDepth(ManyNetworks):
         for one dynamic shape.
         """
         compiled = {}
-        for s, flag in itertools.product(range(self.num_skippable_stages + 1), (False, True)):
 
-            def path(x: Tensor, s: int = s, flag: bool = flag) -> Tensor:
-                return self._selected.paths[s][flag](x)
+        def run(prefix: Skip, x: Tensor) -> Tensor:
+            key = self._path(prefix)
+            if key not in compiled:
 
-            path.__code__ = path.__code__.replace(co_name=f"path_{s}_{flag}")
-            compiled[s, flag] = torch.compile(path, **options)
-        self._run = lambda s, skip, x: compiled[s, skip](x)
-        self._embed = torch.compile(self._embed, **options)
+                def path(x: Tensor) -> Tensor:
+                    return self._selected.paths[key](x)
+
+                path.__code__ = path.__code__.replace(co_name="_".join(map(str, ("path", *key))))
+                compiled[key] = torch.compile(path, **options)
+            return compiled[key](x)
+
+        self._run = run
         self._classify = torch.compile(self._classify, **options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,3 +236,10 @@ class AdaptiveDepth(ManyNetworks):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._select()
+
+
+def _bare(copied: nn.Module) -> nn.Module:
+    """A copy of a network without what the original has made for itself."""
+    for name in (*MADE_HERE, "_statistics"):
+        copied.__dict__.pop(name, None)
+    return copied

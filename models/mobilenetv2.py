@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2
 
-from .adaptive import AdaptiveDepth, Stage, with_children
+from .adaptive import AdaptiveDepth, Stage
 from .registry import network
+from .selection import with_children
 
 # expansion, channels, repeats, stride: the paper's table, which torchvision keeps inside its constructor
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

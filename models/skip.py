@@ -38,3 +38,8 @@ def parse(word: str, stages: int) -> Skip:
             f"like {example}"
         )
     return tuple(letter == "T" for letter in word)
+
+
+def prefixes(skip: Skip) -> list[Skip]:
+    """Of what a sub-network runs: before the stages, in each, and behind them, where the last flag holds again."""
+    return [(*skip, skip[-1])[:length] for length in range(len(skip) + 2)]

@@ -44,6 +44,13 @@ class ManyNetworks(nn.Module):
         """Logits of many sub-networks (None: all of them)."""
         return {subnet: self(x, subnet) for subnet in (self.subnets if subnets is None else subnets)}
 
+    def statistics(self) -> dict[str, dict[str, Tensor]]:
+        """Running statistics of sub-networks' own, for a file: tensors by name. Evaluation runs with them."""
+        return {}
+
+    def forget_statistics(self) -> None:
+        """Evaluate with the statistics of training again."""
+
     def extract(self, subnet: Any = None) -> nn.Module:
         """A sub-network as an ordinary network with a copy of only the weights that it uses."""
         return copy.deepcopy(self.view(subnet)).train(self.training)

@@ -5,8 +5,8 @@ from argparse import ArgumentParser, Namespace
 import pytest
 import torch
 
-from methods import METHODS
-from methods.adn import AdaptiveDepth, Individual, add_flags
+from methods import METHODS, add_flags
+from methods.adn import AdaptiveDepth, Individual
 from tests.tiny import batch, tiny
 from utils.errors import UserError
 from utils.train.passes import LABELS, Pass
@@ -15,7 +15,7 @@ from utils.train.passes import LABELS, Pass
 def settings(flags: str = "", **others: object) -> Namespace:
     parser = ArgumentParser()
     add_flags(parser.add_argument_group())
-    return Namespace(**vars(parser.parse_args(flags.split())), **others)
+    return Namespace(**{"seed": 0, **vars(parser.parse_args(flags.split())), **others})
 
 
 def test_super_net_learns_from_labels_and_base_net_from_it():
@@ -48,5 +48,32 @@ def test_one_network_alone_is_one():
         Individual(settings(skip_cfg=["all"]), tiny("resnet18"))
     with pytest.raises(UserError, match=r"--skip-cfg: 'TTF' has 3 flags"):
         Individual(settings(skip_cfg=["TTF"]), tiny("resnet18"))
-    assert set(METHODS) == {"adn", "individual"}
+    assert set(METHODS) == {"adn", "individual", "drawn"}
     assert torch.is_grad_enabled()
+
+
+def test_middle_networks_share_the_base_net_s_weight_and_are_drawn_anew_in_each_step():
+    model = tiny("resnet20")
+    method = AdaptiveDepth(settings("--subpath-alpha 0.4 --middle 2"), model)
+    assert method.roles == ("super", "base", "middle1", "middle2")
+    drawn = []
+    for step in range(200):
+        passes = method.passes(1, step)
+        assert [this.role for this in passes] == list(method.roles)
+        assert passes[0].targets == ((LABELS, 0.4),)
+        assert {this.targets for this in passes[1:]} == {((0, (1 - 0.4) / 3),)}
+        drawn.append([this.subnet for this in passes[2:]])
+    assert all(len(set(pair)) == 2 for pair in drawn)
+    counts = [sum(subnet in pair for pair in drawn) for subnet in model.subnets]
+    assert counts[0] == counts[-1] == 0
+    assert min(counts[1:-1]) > 40  # of 67
+    again = AdaptiveDepth(settings("--subpath-alpha 0.4 --middle 2"), model)
+    assert [[this.subnet for this in again.passes(1, step)[2:]] for step in range(200)] == drawn
+    for other in (settings("--middle 2", seed=1), settings("--middle 2")):
+        epoch = 1 + (other.seed == 0)
+        moved = AdaptiveDepth(other, model)
+        assert [[this.subnet for this in moved.passes(epoch, step)[2:]] for step in range(200)] != drawn
+    many = AdaptiveDepth(settings("--middle 8 --no-distillation"), model).passes(0, 0)
+    assert len(many) == 10
+    assert {this.subnet for this in many} == set(model.subnets)
+    assert {this.targets for this in many[1:]} == {((LABELS, 0.5 / 9),)}

@@ -4,14 +4,20 @@ import contextlib
 import copy
 import json
 import sys
+from argparse import Namespace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from methods.drawn import Drawn
 from tests.tiny import tiny
 from utils import processes
+from utils.data.loading import Batch
+from utils.train import engine
+from utils.train.log import Meters
 from utils.train.losses import Distillation
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep, share_gradients
@@ -130,11 +136,37 @@ def sent(frozen: bool) -> dict:
     return {"bytes": sum(sizes), "buckets": len(sizes), "used": used}
 
 
+def moved() -> float:
+    """How far steps that leave parameters out lead the processes from where one process with all images comes to."""
+    args = Namespace(seed=0, on_corrupt="error", clip_grad_norm=None, draw=[0.3, 0.3], ema_teacher=False)
+    args.subpath_temp, args.subpath_topk, args.subpath_alpha = 1.0, 0, 0.5
+    model = tiny("vit_b_16").train()
+    alone = copy.deepcopy(model)
+    sgd, sgd_alone = (torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, weight_decay=0.1) for m in (model, alone))
+    progress, scaler = SimpleNamespace(epoch=0, step=0, corrupt=0), torch.amp.GradScaler("cpu", enabled=False)
+    state = SimpleNamespace(model=model, optimizer=sgd, scaler=scaler, ema=None, progress=progress)
+    step = TrainingStep(share_gradients(model), nn.CrossEntropyLoss(), None, contextlib.nullcontext)
+    method, meters = Drawn(args, model), Meters(1, torch.device("cpu"))
+    run = SimpleNamespace(args=args, state=state, method=method, step=step, mix=lambda *batch: batch[:2])
+    for progress.step in range(6):
+        generator = torch.Generator().manual_seed(progress.step)
+        images = torch.randn(processes.world_size(), 4, 3, 32, 32, generator=generator)
+        labels = torch.randint(7, images.shape[:2], generator=generator)
+        engine.take_step(run, [Batch(images[processes.rank()], labels[processes.rank()], [])], 1, meters)
+        sgd_alone.zero_grad()
+        (this,) = method.passes(0, progress.step)
+        nn.CrossEntropyLoss()(alone(images.flatten(0, 1), this.subnet), labels.flatten()).backward()
+        sgd_alone.step()
+    pairs = zip(model.parameters(), alone.parameters(), strict=True)
+    return max((ours - theirs).abs().max().item() for ours, theirs in pairs)
+
+
 def main() -> None:
     processes.connect()
     processes.join(torch.device("cpu"))
     results = {case: compare(case) for case in CASES}
     results["sent"], results["sent frozen"] = sent(False), sent(True)
+    results["moved"] = moved()
     if processes.is_main():
         with open(sys.argv[1], "w") as file:
             json.dump(results, file)

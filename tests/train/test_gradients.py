@@ -26,3 +26,7 @@ def test_gradients_are_the_average_to_the_last_bit_and_processes_stay_equal(resu
 def test_every_gradient_travels_once_a_step_and_what_is_frozen_never(results, case):
     assert results[case]["bytes"] == results[case]["used"]
     assert results[case]["buckets"] > 1
+
+
+def test_what_a_step_leaves_out_stays_whatever_the_number_of_processes(results):
+    assert results["moved"] < 1e-5

@@ -97,8 +97,9 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
     torch.manual_seed(seed)  # dropout and stochastic depth: a resumed run draws what an uninterrupted one draws
     generator = torch.Generator().manual_seed(seed)
     passes = run.method.passes(progress.epoch, progress.step)
-    # Reduced gradients live in buckets and are zeroed there; others are dropped, which saves a pass over the memory.
-    optimizer.zero_grad(set_to_none=processes.world_size() == 1)
+    # Reduced gradients live in buckets and are zeroed there; others are dropped, which saves a pass over the memory. So
+    # are those that not all passes together reach: by a gradient of 0, decay and momentum would move what did not run.
+    optimizer.zero_grad(set_to_none=processes.world_size() == 1 or not run.step.reaches_all(passes))
 
     def backward(loss: Tensor) -> None:
         scaler.scale(loss / count).backward()

@@ -27,6 +27,7 @@ class Method(Protocol):
 
     roles: Sequence[str]  # of the passes, alike in every step
     tested: dict[str, Hashable]  # sub-networks to test after each epoch, by name; the first decides what is best
+    average: Any  # the run sets it: the moving average's network, or None; a frozen teacher if the method wants one
     distance: Any  # (student's Outputs, teacher's) → loss; it has `features` if it needs those of the stages
 
     def passes(self, epoch: int, step: int) -> Sequence[Pass]:

@@ -57,6 +57,7 @@ def make_run(
     optimizer = optim.build_optimizer(model, args)
     scheduler = optim.build_scheduler(optimizer, args, args.start_epoch)
     ema = optim.MovingAverage.of(model, args, processes.world_size()) if args.model_ema else None
+    method.average = ema and ema.module
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
     progress = checkpoint.Progress(epoch=args.start_epoch)
     trained = [model.name(subnet) for subnet in method.tested.values()]
@@ -133,7 +134,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
             accuracies = ", ".join(f"{name} {result}" for name, result in results.items())
     corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
-        f"Done: {accuracies}; best {run.method.roles[0]} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
+        f"Done: {accuracies}; best {next(iter(run.method.tested))} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
         f"metrics.jsonl and run.json in {run.folder}"
     )
     return 0

@@ -4,9 +4,9 @@ Gradients are those of the sum of all losses, because a teacher's outputs are de
 them over the processes once a step, while the last backward runs: all passes but that one run under its `no_sync`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,15 @@ class TrainingStep:
     criterion: Callable[[Tensor, Tensor], Tensor]  # logits, labels → loss
     distance: Callable[[Outputs, Outputs], Tensor] | None  # of a student from its teacher
     autocast: Callable[[], AbstractContextManager]
+    reached: dict[Hashable, set[int]] = field(default_factory=dict)  # by sub-network: the parameters that it uses
+
+    def reaches_all(self, passes: Sequence[Pass]) -> bool:
+        """Whether these passes give every parameter that is trained a gradient."""
+        network = getattr(self.model, "module", self.model)
+        for subnet in {this.subnet for this in passes} - self.reached.keys():
+            self.reached[subnet] = {id(parameter) for parameter in network.view(subnet).parameters()}
+        reached = set().union(*(self.reached[this.subnet] for this in passes))
+        return all(id(parameter) in reached for parameter in network.parameters() if parameter.requires_grad)
 
     def __call__(
         self,

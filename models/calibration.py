@@ -1,0 +1,164 @@
+"""Running statistics of every sub-network's own, in the place of those that a few trained ones have left behind.
+
+A batch norm's statistics depend on all that runs before it, so on the flags up to its stage. They are kept by prefix of
+`skip`, beside the weights and outside of the model's state dict, which stays as it is: one set for what is before the
+stages, and 2, 4, … 2^N for the norms of each stage. Training uses nothing of this; after it, calibrate anew.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .selection import select, with_buffers
+from .skip import Skip, prefixes
+from .subnet import ManyNetworks
+from .weights import WeightsError
+
+Statistics = Mapping[Skip, dict[str, dict[str, Tensor]]]  # by prefix and by the name of a norm: its buffers
+
+
+class WithStatistics(ManyNetworks):
+    """Keeps statistics, moves and copies them with the network, and gives the norms that hold them."""
+
+    _statistics: Statistics = MappingProxyType({})
+
+    def _instead(self, prefix: Skip) -> dict[nn.Module, nn.Module]:
+        """The norms that have statistics of their own under this prefix, and what runs instead of them."""
+        norms = self._statistics.get(prefix, {}).items()
+        return {(norm := self.get_submodule(name)): with_buffers(norm, buffers) for name, buffers in norms}
+
+    def _keep(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+        self._select()
+
+    def statistics(self) -> dict[str, dict[str, Tensor]]:
+        return _by_name(self, self._statistics)
+
+    def forget_statistics(self) -> None:
+        if self._statistics:
+            self._keep({})
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget_statistics()  # they are of other weights
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WithStatistics":
+        for norms in self._statistics.values():
+            for buffers in norms.values():
+                buffers.update((name, fn(buffer)) for name, buffer in buffers.items())
+        return super()._apply(fn, recurse)
+
+
+@torch.no_grad()
+def calibrate(
+    model: WithStatistics,
+    batches: Iterable[Tensor],
+    subnets: Sequence[Skip] | None = None,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> int:
+    """Estimate the statistics of sub-networks (None: of all) from batches of images; evaluation uses them from now on.
+
+    They are what each sub-network by itself would come to with its batch norms alone in training mode, as the average
+    over the batches; but what several share runs once. Weights and the statistics of training stay as they are.
+    Several processes take a share of the batches each; `reduce` sums a tensor over them. Images are on the model's
+    device, and precision is the caller's (autocast around it). Returns the number of norms, 0 if there are none.
+    """
+    wanted = model.subnets if subnets is None else [model.checked(skip) for skip in subnets]
+    statistics = _blank(model, wanted)
+    buffers = [buffer for norms in statistics.values() for norm in norms.values() for buffer in norm.values()]
+    if not buffers:
+        return 0
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        sums = reduce(_sums(model.eval(), statistics, buffers, batches, wanted))
+    finally:
+        for module, training in modes:
+            module.training = training
+    parts = iter(sums.split([buffer.numel() for buffer in buffers]))
+    for norms in statistics.values():
+        for name, norm in norms.items():
+            found = {key: next(parts) for key in norm}
+            count = found.pop("num_batches_tracked")
+            if not count:
+                raise ValueError(f"{name} saw no images: there are none, or it runs neither in _embed nor in _body")
+            norm["num_batches_tracked"].copy_(count[0])
+            for key, summed in found.items():
+                norm[key].copy_(summed / count)
+    model._keep(statistics)
+    return len({name for norms in statistics.values() for name in norms})
+
+
+def _blank(model: WithStatistics, subnets: Iterable[Skip]) -> Statistics:
+    """Zeros for the batch norms that run under each prefix of these sub-networks."""
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = {m: name for name, m in model.named_modules() if isinstance(m, kind) and m.running_mean is not None}
+    body = model._by_flag()
+    behind_stem = {module for path in body for part in path for module in part.modules()}
+    statistics = {}
+    for prefix in dict.fromkeys(prefix for skip in subnets for prefix in prefixes(skip)):
+        if prefix:
+            runs = {module for part in body[len(prefix) - 1] for module in select(part, prefix[-1]).modules()}
+        else:
+            runs = norms.keys() - behind_stem
+        own = {norms[m]: {key: torch.zeros_like(b) for key, b in m._buffers.items()} for m in norms if m in runs}
+        if own:
+            statistics[prefix] = own
+    return statistics
+
+
+def _sums(
+    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Tensor], subnets: list[Skip]
+) -> Tensor:
+    """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
+    walker = copy.copy(model)  # with sub-paths of its own
+    walker._keep(scratch)
+    for norm in walker._selected.norms:
+        norm.training, norm.momentum = True, 1.0  # the buffers become those of the last batch
+        if isinstance(norm, nn.SyncBatchNorm):
+            norm.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
+    sums = torch.zeros(sum(buffer.numel() for buffer in buffers), dtype=torch.float64, device=buffers[0].device)
+    for images in batches:
+        walker.forward_all(images, subnets)
+        sums += torch.cat([buffer.flatten().double() for buffer in buffers])
+        torch._foreach_zero_(buffers)
+    return sums
+
+
+def load_statistics(model: WithStatistics, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
+    """Take over what `model.statistics()` gave, or change nothing and say what does not fit."""
+    statistics = _blank(model, model.subnets)
+    known = _by_name(model, statistics)
+    problem = f"{source}: its statistics do not fit {type(model).__name__}"
+    way_out = "leave them out, or estimate them anew for this network"
+    if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
+        raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
+    for word, theirs in saved.items():
+        if word not in known:
+            raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")
+        ours = known[word]
+        shapes = [{name: getattr(tensor, "shape", None) for name, tensor in part.items()} for part in (ours, theirs)]
+        misfits = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
+        if misfits:
+            what = f"of {word!r}, {misfits[0]} and {len(misfits) - 1} more are missing, unknown or of another shape"
+            raise WeightsError(f"{problem}: {what}; {way_out}")
+        for name, tensor in theirs.items():
+            ours[name].copy_(tensor)
+    model._keep({prefix: norms for prefix, norms in statistics.items() if _word(model, prefix) in saved})
+
+
+def _by_name(model: WithStatistics, statistics: Statistics) -> dict[str, dict[str, Tensor]]:
+    words: dict[str, dict[str, Tensor]] = {}
+    for prefix, norms in statistics.items():
+        for norm, buffers in norms.items():
+            part = words.setdefault(_word(model, prefix), {})
+            part.update((f"{norm}.{name}", buffer) for name, buffer in buffers.items())
+    return words
+
+
+def _word(model: WithStatistics, prefix: Skip) -> str:
+    """The flags; what is behind the last stage has those of the stage."""
+    return model.name(prefix[: model.num_skippable_stages])

@@ -1,0 +1,78 @@
+"""Modules as they run under a flag: the two norms of a mandatory block, and the copies that hold one of them.
+
+`select(module, skip)` gives a shallow copy that shares every tensor; nothing in this file knows what a network is.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+class Stage(nn.Sequential):
+    """The blocks of a residual stage. The first half of them, rounded up, is mandatory."""
+
+
+def select(
+    module: nn.Module,
+    skip: bool,
+    copies: list[tuple[nn.Module, nn.Module]] | None = None,
+    instead: Mapping[nn.Module, nn.Module] = {},
+) -> nn.Module:
+    """The module as it runs under the flag. What holds no choice is given as it is.
+
+    A child `…_skip` stands in for its namesake under the flag, and a module of `instead` for its key. In `copies` pairs
+    (copy, its original) are noted.
+    """
+    if module in instead:
+        return instead[module]
+    parts = module._modules
+    children: dict[str, nn.Module | None] = {}
+    for name, child in parts.items():
+        if name.endswith("_skip") and name.removesuffix("_skip") in parts:
+            continue
+        runs = parts.get(f"{name}_skip", child) if skip else child
+        children[name] = None if runs is None else select(runs, skip, copies, instead)
+    if skip and isinstance(module, Stage):
+        children = dict(itertools.islice(children.items(), math.ceil(len(children) / 2)))
+    if children == parts:
+        return module
+    selected = with_children(module, children)
+    if copies is not None:
+        copies.append((selected, module))
+    return selected
+
+
+def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> nn.Module:
+    """A copy of a module that shares its tensors and hooks, and has other children."""
+    new = object.__new__(type(module))  # copy.copy would run the constructor of what FSDP makes of a module
+    new.__dict__.update(module.__dict__, _modules=children)
+    return new
+
+
+def with_buffers(norm: nn.Module, buffers: dict[str, Tensor]) -> nn.Module:
+    """A copy of a norm, in evaluation mode, that shares its weights and has these running statistics."""
+    new = with_children(norm, {})
+    new.__dict__.update(_buffers=buffers, training=False)
+    return new
+
+
+def add_twins(module: nn.Module, switchable_norms: bool, leave: Sequence[str]) -> None:
+    """Give each norm in a mandatory module its twin `…_skip`, except under the names in `leave`.
+
+    Stochastic depth gets an identity: the base-net is trained without it.
+    """
+    for name, child in list(module.named_children()):
+        if name in leave:
+            continue
+        if isinstance(child, NORMS) and switchable_norms:
+            module.add_module(f"{name}_skip", copy.deepcopy(child))
+        elif isinstance(child, StochasticDepth):
+            module.add_module(f"{name}_skip", nn.Identity())
+        else:
+            add_twins(child, switchable_norms, leave)
