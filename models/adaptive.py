@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import skip as skips
 from .calibration import WithStatistics
-from .selection import Stage, add_twins, select, with_children
+from .selection import Stage, add_twins, rebuild, select
 from .skip import Skip
 from .subnet import ManyNetworks
 
@@ -190,17 +190,7 @@ class AdaptiveDepth(WithStatistics):
             for module in path:
                 runs = select(module, prefix[-1], instead=instead)
                 chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
-
-        def rebuild(module: nn.Module) -> nn.Module | None:
-            if module in chosen or not module._modules:
-                return chosen.get(module, module)
-            children = {name: rebuild(child) for name, child in module.named_children()}
-            new = with_children(module, {name: child for name, child in children.items() if child is not None})
-            if isinstance(module, Stage):
-                new.__class__ = nn.Sequential
-            return new
-
-        plain = _bare(rebuild(self))
+        plain = _bare(rebuild(self, chosen))
         lineage = type(self).__mro__
         plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
         self._tidy_plain(plain)

@@ -36,6 +36,7 @@ class WithStatistics(ManyNetworks):
         self._select()
 
     def statistics(self) -> dict[str, dict[str, Tensor]]:
+        """By the flags and the norm's name: {"TF": {"layer2.0.bn1_skip.running_mean": …}}; "" is before the stages."""
         return _by_name(self, self._statistics)
 
     def forget_statistics(self) -> None:
@@ -49,7 +50,7 @@ class WithStatistics(ManyNetworks):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WithStatistics":
         for norms in self._statistics.values():
             for buffers in norms.values():
-                buffers.update((name, fn(buffer)) for name, buffer in buffers.items())
+                buffers |= {name: fn(buffer) for name, buffer in buffers.items()}  # the norms hold this very dict
         return super()._apply(fn, recurse)
 
 
@@ -74,7 +75,7 @@ def calibrate(
         return 0
     modes = [(module, module.training) for module in model.modules()]
     try:
-        sums = reduce(_sums(model.eval(), statistics, buffers, batches, wanted))
+        sums = reduce(_sums(model.eval(), statistics, buffers, batches, wanted)).cpu()
     finally:
         for module, training in modes:
             module.training = training
@@ -97,13 +98,13 @@ def _blank(model: WithStatistics, subnets: Iterable[Skip]) -> Statistics:
     kind = nn.modules.batchnorm._BatchNorm
     norms = {m: name for name, m in model.named_modules() if isinstance(m, kind) and m.running_mean is not None}
     body = model._by_flag()
-    behind_stem = {module for path in body for part in path for module in part.modules()}
+    in_body = {module for path in body for part in path for module in part.modules()}
     statistics = {}
     for prefix in dict.fromkeys(prefix for skip in subnets for prefix in prefixes(skip)):
         if prefix:
             runs = {module for part in body[len(prefix) - 1] for module in select(part, prefix[-1]).modules()}
         else:
-            runs = norms.keys() - behind_stem
+            runs = norms.keys() - in_body
         own = {norms[m]: {key: torch.zeros_like(b) for key, b in m._buffers.items()} for m in norms if m in runs}
         if own:
             statistics[prefix] = own

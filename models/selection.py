@@ -55,6 +55,17 @@ def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> n
     return new
 
 
+def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> nn.Module | None:
+    """A copy of a module with others in the places of those that are keys here, or without them: None."""
+    if module in chosen or not module._modules:
+        return chosen.get(module, module)
+    children = {name: rebuild(child, chosen) for name, child in module.named_children()}
+    new = with_children(module, {name: child for name, child in children.items() if child is not None})
+    if isinstance(module, Stage):
+        new.__class__ = nn.Sequential
+    return new
+
+
 def with_buffers(norm: nn.Module, buffers: dict[str, Tensor]) -> nn.Module:
     """A copy of a norm, in evaluation mode, that shares its weights and has these running statistics."""
     new = with_children(norm, {})

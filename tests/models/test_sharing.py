@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 
+import models
 from tests.tiny import batch, tiny
 
 
@@ -14,6 +15,9 @@ def test_a_walk_over_all_subnetworks_runs_a_shared_prefix_once():
         stage[0].conv1.register_forward_hook(lambda part, *_: calls.append(part))
     with torch.no_grad():
         model.forward_all(batch())
+    assert [calls.count(stage[0].conv1) for stage in (model.layer1, model.layer4)] == [2, 16]
+    calls.clear()
+    models.calibrate(model, [batch()])
     assert [calls.count(stage[0].conv1) for stage in (model.layer1, model.layer4)] == [2, 16]
 
 
