@@ -63,6 +63,7 @@ def train(args: argparse.Namespace) -> int:
     loaders = run.make_loaders(args, data)
     machine = start(args)
     model = build(args, len(data.classes), args.train_crop_size, saved_weights(args))
+    setup.refuse_another_size(model, args.val_crop_size)
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
     training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
     run.resume(training.state, read_checkpoint, models.load_state)
