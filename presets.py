@@ -38,8 +38,11 @@ def decode_pil(path: str | bytes) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
         with open(path, "rb") as file, PIL.Image.open(file) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: the high byte, since PIL clips at 255, that is makes it white
-                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode.startswith("I"):  # grey of 16 or 32 bits; PIL clips at 255, that is makes it white
+                levels = np.asarray(image)
+                if image.mode != "I" or levels.max() > 255:  # 32 bits often hold but eight
+                    levels = levels >> 8  # the high byte of 16
+                image = PIL.Image.fromarray(levels.clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
 
 

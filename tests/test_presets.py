@@ -49,6 +49,16 @@ def test_sixteen_bits_become_the_high_eight_instead_of_white(odd):
     assert pixels.float().mean() == pytest.approx(127, abs=1)
 
 
+def test_32_bits_that_hold_but_eight_stay_as_they_are(tmp_path):
+    levels = np.arange(0, 240, 4, dtype=np.int32).reshape(6, 10)
+    for factor in (1, 256):
+        Image.fromarray(levels * factor).save(tmp_path / "grey.tif")
+        assert np.array_equal(presets.decode_tensor(str(tmp_path / "grey.tif"))[0].numpy(), levels)
+    dark = Image.fromarray((levels // 4).astype(np.uint16))
+    dark.save(tmp_path / "dark.tif")
+    assert presets.decode_tensor(str(tmp_path / "dark.tif")).max() == 0
+
+
 def test_no_warning_about_broken_exif_reaches_the_user(odd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
