@@ -102,7 +102,6 @@ def test_mixed_precision_and_layout_are_said(run):
         (["--model", "resnet34"], "is of --model resnet20, not resnet34"),
         (["--stem", "imagenet"], "no setting stem"),
         (["--model", "swin_t", "--weights", "resnet50_adn"], "use --model resnet50"),
-        (["--resume", "auto"], "no checkpoint in"),
     ],
 )
 def test_mistakes_get_one_clear_line_and_exit_code_2(run, flags, words):
@@ -117,6 +116,9 @@ def test_no_weights_is_a_mistake(run):
     code, _, err = run(weights=None)
     assert code == 2
     assert "need --weights" in err
+    code, _, err = run("--resume", "auto", weights=None)
+    assert code == 2
+    assert "no checkpoint in" in err
 
 
 def test_weights_that_do_not_fit_are_refused(run, digits_run, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 
@@ -102,10 +103,12 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
 
 
 def test_a_choice_from_a_table_needs_neither_network_nor_data(tmp_path, capsys):
-    (tmp_path / "subnets.json").write_text("[1]")
     choose = ["--from-table", str(tmp_path / "subnets.json"), "--budget-gmacs"]
-    assert train_adn.main([*choose, "2"]) == 2
-    assert "not a subnets.json" in capsys.readouterr().err
+    numberless = json.dumps({"subnets": [{**asdict(ROWS[0]), "top1": "good"}]})
+    for content in ("", "[1]", "{}", '{"subnets": []}', '{"subnets": {}}', numberless):
+        (tmp_path / "subnets.json").write_text(content)
+        assert train_adn.main([*choose, "2"]) == 2
+        assert "not a subnets.json" in capsys.readouterr().err
     table.write(ROWS, {"model": "some_net", "weights": "w.pth", "data_path": "digits"}, tmp_path)
     assert train_adn.main([*choose, "2"]) == 0
     out = capsys.readouterr().out

@@ -108,7 +108,11 @@ def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
     """Rows and facts of a subnets.json."""
     try:
         facts = json.loads(Path(path).read_bytes())
-        return [Row(**row) for row in facts.pop("subnets")], facts
+        rows = [Row(**row) for row in facts.pop("subnets")]
+        if not rows:
+            raise ValueError
+        as_text(rows)  # else some figure is no number
+        return rows, facts
     except OSError as error:
         raise UserError(f"--from-table {path}: {error.strerror}; `--test-only --skip-cfg all` writes one") from error
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, one_of
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
 SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
@@ -102,7 +102,7 @@ def _run_flags(parser: Parser) -> None:
     add("--checkpoint-steps", type=COUNT, help="save every N steps too (default: after every epoch)")
     add("--print-freq", type=COUNT, default=10, help="steps from one log line to the next")
     add("--tensorboard", action="store_true", help="write TensorBoard events too (pip install tensorboard)")
-    add("--seed", type=NATURAL, default=0, metavar="SEED", help="of weights, order and augmentation")
+    add("--seed", type=bounded(int, 0, 2**63 - 1), default=0, metavar="SEED", help="of weights, order and augmentation")
 
 
 def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
@@ -135,6 +135,10 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         return "--start-epoch and --resume contradict each other: a checkpoint knows its epoch"
     if args.opt == "sgd_nesterov" and not args.momentum:
         return "--opt sgd_nesterov needs --momentum above 0"
+    if args.lr_warmup_epochs and args.lr_warmup_method == "linear" and not args.lr_warmup_decay:
+        return "--lr-warmup-method linear needs --lr-warmup-decay above 0"
+    if args.weights and args.resume and (testing or args.predict):
+        return "--weights and --resume contradict each other without training: choose one"
     if args.init_from and args.weights:
         return "--init-from and --weights contradict each other: choose one to start from"
     return None
