@@ -22,8 +22,6 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from utils.errors import UserError
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MEAN_COLOUR = [round(255 * mean) for mean in IMAGENET_MEAN]
@@ -106,14 +104,6 @@ def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: 
     """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
     resize = v2.Resize(resize_size, v2.InterpolationMode(interpolation))
     return v2.Compose([resize, v2.CenterCrop(crop_size), v2.PILToTensor()])
-
-
-def load_image(path: str, transform: Callable[[Image], Tensor]) -> Tensor:
-    """One image of the user's, as the evaluation sees it: 3 x crop x crop, uint8."""
-    try:
-        return transform(decode_pil(path))
-    except DECODE_ERRORS as error:
-        raise UserError(f"{path}: not a readable image ({error}); give a JPEG or PNG file") from None
 
 
 class ToFloat(nn.Module):

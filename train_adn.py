@@ -103,12 +103,16 @@ def predict_images(args: argparse.Namespace) -> int:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
     fill_defaults(args, saved.settings)
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
-    images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
+    data = predict.images_at(Path(args.predict), classes, transform)
+    loader = eval_loader(data, args)
+    start_workers(loader)
     machine = start(args)
     model = build(args, len(classes), args.val_crop_size, saved)
-    on_device = machine.place(model, args.channels_last)
-    predict.predict(model, images, classes, chosen(model, args.skip_cfg), on_device, machine.autocast)
+    batches = machine.place(model, args.channels_last)(loader)
+    predict.predict(
+        model, data, batches, chosen(model, args.skip_cfg), machine.autocast, strict=args.on_corrupt == "error"
+    )
     return 0
 
 

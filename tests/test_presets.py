@@ -13,7 +13,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import presets
 from tests.pictures import bad_images, odd_images, scene
-from utils.errors import UserError
 from utils.flags.data import POLICIES, data_flags, fill_defaults
 
 
@@ -132,12 +131,3 @@ def test_to_float_is_the_classic_normalisation_and_keeps_the_layout(layout):
     assert ours.is_contiguous(memory_format=layout)
     assert presets.ToFloat(memory_format=torch.channels_last)(images).is_contiguous(memory_format=torch.channels_last)
     assert not list(presets.ToFloat().state_dict())
-
-
-def test_an_image_of_the_users_own(tmp_path, odd):
-    transform = presets.eval_transform(32, 24)
-    assert presets.load_image(str(odd["cmyk"]), transform).shape == (3, 24, 24)
-    note = tmp_path / "note.txt"
-    note.write_text("no image")
-    with pytest.raises(UserError, match=r"note\.txt"):
-        presets.load_image(str(note), transform)

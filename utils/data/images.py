@@ -31,17 +31,25 @@ Item = tuple[Tensor, int] | Corrupt
 class Images(Dataset):
     rows: np.ndarray | Tensor  # names of files, or pixels
     targets: np.ndarray | Tensor
-    read: Callable[[bytes | Tensor], Image | Corrupt]  # makes an image of a row
+    read: Callable[[str | Tensor], Image | Corrupt]  # makes an image of a path, or of pixels
     transform: Callable[[Image], Tensor]
+    folder: str | os.PathLike | None = None  # of the files; pixels have none
     seed: int = 0
     substitute: bool = False  # for a corrupt image, the next readable one
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def name(self, index: int) -> str:
+        """A file's name below its folder, or the number of what is in memory."""
+        return str(index) if self.folder is None else os.fsdecode(self.rows[index])
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder or "", self.name(index))
+
     def __getitem__(self, key: Key | int) -> Item:
         epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
-        image = self.read(self.rows[index])
+        image = self.read(self.rows[index] if self.folder is None else self.path(index))
         if isinstance(image, Corrupt):
             return image
         with seeded(derive(self.seed, epoch, index, repeat)):
@@ -59,8 +67,7 @@ class Images(Dataset):
         return items
 
 
-def read_file(folder: str, decode: Callable[[str], Image], name: bytes) -> Image | Corrupt:
-    path = os.path.join(folder, os.fsdecode(name))
+def read_file(decode: Callable[[str], Image], path: str) -> Image | Corrupt:
     try:
         return decode(path)
     except DECODE_ERRORS as error:

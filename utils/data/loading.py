@@ -60,8 +60,10 @@ def load_data(args: Namespace) -> Data:
             # Spread evenly, since those of a class may follow each other; alike for every seed.
             chosen = np.arange(wanted) * len(targets) // wanted
             rows, targets = rows[chosen], targets[chosen]
-        decoder = presets.DECODERS[args.decode or decode]
-        return Images(rows, targets, read_pixels if by_name else partial(read_file, str(root / part), decoder), **kw)
+        if by_name:
+            return Images(rows, targets, read_pixels, **kw)
+        read = partial(read_file, presets.DECODERS[args.decode or decode])
+        return Images(rows, targets, read, folder=root / part, **kw)
 
     train, transform = None, presets.train_transform(args, zoom=not by_name)
     if not args.test_only:
