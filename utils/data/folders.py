@@ -55,7 +55,8 @@ def list_images(folder: Path, cache: bool = False) -> FileList:
 
 def _class_folders(folder: Path) -> list[os.DirEntry]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --data-path needs train/ and val/ with a folder per class in each")
+        needed = "--data-path needs train/ and val/ with a folder per class in each; for val/, --val-split 0.1 can do"
+        raise UserError(f"{folder}: no such folder; {needed}")
     with os.scandir(folder) as entries:
         found = (e for e in entries if e.is_dir() and not e.name.startswith(".") and not _leads_back(e.path))
         classes = sorted(found, key=lambda e: e.name)

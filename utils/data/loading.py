@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default
 
 import presets
 from utils.data import named
-from utils.data.folders import list_images
+from utils.data.folders import FileList, list_images
 from utils.data.images import Corrupt, Images, Item, read_file, read_pixels
 from utils.errors import UserError
 from utils.flags.data import NAMED, processes_here
@@ -62,8 +62,8 @@ def load_data(args: Namespace) -> Data:
             rows, targets = rows[chosen], targets[chosen]
         if by_name:
             return Images(rows, targets, read_pixels, **kw)
-        read = partial(read_file, presets.DECODERS[args.decode or decode])
-        return Images(rows, targets, read, folder=root / part, **kw)
+        read, folder = partial(read_file, presets.DECODERS[args.decode or decode]), "train" if args.val_split else part
+        return Images(rows, targets, read, folder=root / folder, **kw)
 
     train, transform = None, presets.train_transform(args, zoom=not by_name)
     if not args.test_only:
@@ -76,6 +76,8 @@ def load_data(args: Namespace) -> Data:
 def _scan_folders(root: Path, args: Namespace) -> named.Parts:
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
+    if args.val_split:
+        return split(list_images(root / "train", args.cache_dataset), args.val_split)
     train, val = None, list_images(root / "val", args.cache_dataset)
     if not args.test_only:
         train = list_images(root / "train", args.cache_dataset)
@@ -84,6 +86,19 @@ def _scan_folders(root: Path, args: Namespace) -> named.Parts:
             where = "; ".join(f"only in {part}: {_first(sorted(names), 5)}" for part, names in only.items() if names)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
     return named.Parts(train, val, val.classes)
+
+
+def split(whole: FileList, share: float) -> named.Parts:
+    """Of each class this share validates, evenly spread over its files, and at least one; the rest trains."""
+    to_validate = np.zeros(len(whole.files), bool)
+    of_classes = np.split(np.arange(len(whole.files)), np.flatnonzero(np.diff(whole.targets)) + 1)
+    for name, own in zip(whole.classes, of_classes, strict=True):
+        if len(own) < 2:
+            raise UserError(f"--val-split: class {name} has a single image, which cannot both train and validate")
+        count = max(1, round(share * len(own)))
+        to_validate[own[(2 * np.arange(count) + 1) * len(own) // (2 * count)]] = True
+    parts = (FileList(whole.files[part], whole.targets[part], whole.classes) for part in (~to_validate, to_validate))
+    return named.Parts(*parts, whole.classes)
 
 
 def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
