@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(methods).parse_args(argv)
     try:
         if args.from_table:
-            print(table.choose_from(args.from_table, budget_of(args)))
+            print(table.choose_from(args))
             return 0
         processes.connect(args.dist_url, args.world_size)
         log.setup()
@@ -81,18 +81,8 @@ def test(args: argparse.Namespace) -> int:
     start_workers(loader)
     machine = start(args)
     model = build(args, len(data.classes), args.val_crop_size, saved)
-    on_device = machine.place(model, args.channels_last)
-    if args.torch_compile:
-        model.compile()
-    weights, layout = args.weights or args.resume, str(on_device.to_float.memory_format).removeprefix("torch.")
-    facts = {"model": args.model, "weights": weights, "data": data.name, "data_path": args.data_path}
-    facts |= {"device": str(machine.device), "precision": machine.precision, "memory_format": layout}
-    facts |= {"compiled": args.torch_compile, "averaged_weights": args.model_ema}
     published = models.zoo.published(args.model) if len(data.classes) == 1000 else {}
-    folder, budget, draw = Path(args.output_dir), budget_of(args), not args.no_picture
-    wanted = report.Report(facts, folder, args.val_crop_size, args.latency_batch, budget, draw, published)
-    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
-    report.test(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, wanted)
+    report.test(args, machine, model, data, loader, saved.source if saved else None, published)
     return 0
 
 
@@ -114,10 +104,6 @@ def predict_images(args: argparse.Namespace) -> int:
         model, data, batches, chosen(model, args.skip_cfg), machine.autocast, strict=args.on_corrupt == "error"
     )
     return 0
-
-
-def budget_of(args: argparse.Namespace) -> table.Budget:
-    return table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
 
 
 class Saved(NamedTuple):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import sys
 
 import PIL.Image
@@ -77,6 +79,20 @@ def test_a_budget_without_a_word_chooses_among_all(run):
     fitting = [name for name, gmacs, params in costs if float(gmacs) <= 0.009 and float(params) <= 0.2]
     assert 1 < len(fitting) < 8
     assert accuracy[chosen] == max(accuracy[name] for name in fitting)
+
+
+def test_the_printed_command_measures_the_same_again(run, digits_run, tmp_path):
+    """Also of a file that --resume auto has found, in a folder whose name needs quotes."""
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    shutil.copy(digits_run / "checkpoint.pth", folder)
+    flags = ["--resume", "auto", "--output-dir", str(folder), "--val-resize-size", "18", "--val-images", "99"]
+    _, out, _ = run(*flags, "--budget-params", "0.2", "--latency-batch", "0", "--no-picture", weights=None)
+    command = shlex.split(re.search(r"evaluate it: (.*)", out)[1])
+    assert command[:2] == ["python", "train_adn.py"]
+    assert str(folder / "checkpoint.pth") in command
+    _, again, _ = run(*command[2:], weights=None)
+    assert re.search(r"^Test: .*  99 images .*", again, flags=re.MULTILINE)[0] in out.splitlines()
 
 
 def test_an_impossible_budget_is_said_before_the_long_part(run):

@@ -121,7 +121,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
         ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
-        ("latency_batch no_picture", testing, "--test-only"),
+        ("latency_batch no_picture save_predictions", testing, "--test-only"),
         ("weights_url weights_dir", args.weights, "--weights NAME of a released network"),
         ("ra_reps", args.ra_sampler, "--ra-sampler"),
         ("ra_magnitude", args.auto_augment == "ra", "--auto-augment ra"),
