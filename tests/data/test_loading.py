@@ -10,8 +10,7 @@ import torch
 
 from sampler import TrainBatches
 from tests.pictures import bad_images, image_folder
-from utils.data.images import Corrupt
-from utils.data.loading import Batch, Data, eval_loader, load_data, train_loader
+from utils.data.loading import Batch, Corrupt, Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
 from utils.flags.data import data_flags, fill_defaults
 

@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,16 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
 
 import presets
+from presets import DECODE_ERRORS, Image
+from sampler import Key
 from utils.data import named
 from utils.data.folders import FileList, list_images
-from utils.data.images import Corrupt, Images, Item, read_file, read_pixels
 from utils.errors import UserError
 from utils.flags.data import NAMED, processes_here
+from utils.rng import derive, seeded
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what a worker hands over; a container has 64 MB of it by default
+MOST_SUBSTITUTES = 100  # so many unreadable files in a row are not a few bad images but a broken disk
 IN_HAND = 2  # batches that the loop holds while the workers make others
 
 
@@ -38,6 +42,73 @@ class Batch(NamedTuple):
     images: Tensor  # uint8, N x 3 x H x W, as it leaves the loader; float once it is on the device
     targets: Tensor  # int64, N
     corrupt: list[str]  # files that could not be read, each with the reason; N is smaller by as many unless replaced
+
+
+class Corrupt(str):
+    """In the place of an image that could not be read: the file, and the reason in brackets."""
+
+
+Item = tuple[Tensor, int] | Corrupt
+
+
+@dataclass(eq=False)
+class Images(Dataset):
+    """Images by key (epoch, index, repeat): everything random about one follows from its key and the run's seed.
+
+    So it looks the same whichever worker loads it, and a resumed run sees what the uninterrupted one would have seen.
+    What is held per image are rows of arrays: a Python object per file would be copied, by its reference count alone,
+    into every worker in the course of an epoch (pytorch issue 13246).
+    """
+
+    rows: np.ndarray | Tensor  # names of files, or pixels
+    targets: np.ndarray | Tensor
+    read: Callable[[str | Tensor], Image | Corrupt]  # makes an image of a path, or of pixels
+    transform: Callable[[Image], Tensor]
+    folder: str | os.PathLike | None = None  # of the files; pixels have none
+    seed: int = 0
+    substitute: bool = False  # for a corrupt image, the next readable one
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name(self, index: int) -> str:
+        """A file's name below its folder, or the number of what is in memory."""
+        return str(index) if self.folder is None else os.fsdecode(self.rows[index])
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder or "", self.name(index))
+
+    def __getitem__(self, key: Key | int) -> Item:
+        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        image = self.read(self.rows[index] if self.folder is None else self.path(index))
+        if isinstance(image, Corrupt):
+            return image
+        with seeded(derive(self.seed, epoch, index, repeat)):
+            return self.transform(image), int(self.targets[index])
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
+        """The items of a batch. What could not be read comes before what takes its place."""
+        items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
+        for key in keys:
+            epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+            for step in range(tries):
+                items.append(self[epoch, (index + step) % len(self), repeat])
+                if not isinstance(items[-1], Corrupt):
+                    break
+        return items
+
+
+def read_file(decode: Callable[[str], Image], path: str) -> Image | Corrupt:
+    try:
+        return decode(path)
+    except DECODE_ERRORS as error:
+        reason = str(error).replace(path, "file") or type(error).__name__
+        return Corrupt(f"{path} ({reason})")
+
+
+def read_pixels(image: Tensor) -> Tensor:
+    """Grey images, 1 x H x W, are shown as three equal channels."""
+    return image.expand(3, -1, -1)
 
 
 def load_data(args: Namespace) -> Data:
@@ -83,7 +154,7 @@ def _scan_folders(root: Path, args: Namespace) -> named.Parts:
         train = list_images(root / "train", args.cache_dataset)
         if train.classes != val.classes:
             only = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
-            where = "; ".join(f"only in {part}: {_first(sorted(names), 5)}" for part, names in only.items() if names)
+            where = "; ".join(f"only in {part}: {first_few(sorted(names), 5)}" for part, names in only.items() if names)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
     return named.Parts(train, val, val.classes)
 
@@ -104,11 +175,11 @@ def split(whole: FileList, share: float) -> named.Parts:
 def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
     """Weights that know the names of their classes are of use for no others."""
     if known is not None and list(known) != list(classes):
-        theirs, ours = (f"{len(names)} classes ({_first(names, 3)})" for names in (known, classes))
+        theirs, ours = (f"{len(names)} classes ({first_few(names, 3)})" for names in (known, classes))
         raise UserError(f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: {way_out}")
 
 
-def _first(names: Sequence[str], most: int) -> str:
+def first_few(names: Sequence[str], most: int) -> str:
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 

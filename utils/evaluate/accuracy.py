@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.data.loading import first_few
 from utils.errors import UserError
 from utils.processes import is_main, sum_over_processes, world_size
 
 log = logging.getLogger(__name__)
-
-NAMES_SHOWN = 10  # corrupt files named in one message
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,7 @@ def _report_corrupt(mine: list[str], on_corrupt: str) -> tuple[str, ...]:
         gathered = [None] * world_size()
         dist.all_gather_object(gathered, mine)
     names = tuple(sorted(name for part in gathered for name in part))
-    shown = ", ".join(names[:NAMES_SHOWN])
-    if len(names) > NAMES_SHOWN:
-        shown += f" and {len(names) - NAMES_SHOWN} more"
+    shown = first_few(names, 10)
     if on_corrupt == "error":
         raise UserError(f"cannot read {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
     if is_main():

@@ -10,8 +10,7 @@ from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from presets import decode_pil
-from utils.data.images import Images, read_file
-from utils.data.loading import Batch, Data
+from utils.data.loading import Batch, Data, Images, read_file
 from utils.errors import UserError
 from utils.evaluate.accuracy import logits_of, running
 from utils.processes import is_main

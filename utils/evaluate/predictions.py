@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.data.images import Images
+from utils.data.loading import Images
 from utils.evaluate import picture
-from utils.evaluate.table import write_csv
-from utils.files import whole_file
+from utils.files import whole_file, write_csv
 from utils.processes import is_main, on_main, rank, sum_over_processes, world_size
 
 log = logging.getLogger(__name__)
@@ -43,13 +42,13 @@ class Predictions:
             whole = torch.zeros(count, len(self.classes))
             if self.batches:
                 whole[mine] = torch.cat([batch[row] for batch in self.batches])
-            sum_over_processes(whole)
+            sum_over_processes(whole)  # to each row all others add 0
             if is_main():
                 logits[name] = whole[kept].numpy()
         on_main(lambda: self._write(kept, logits, folder, draw))
 
     def _write(self, kept: np.ndarray, logits: dict[str, np.ndarray], folder: Path, draw: bool) -> None:
-        labels, count = np.asarray(self.images.targets)[kept], len(self.classes)
+        labels, count = np.asarray(self.images.targets, np.int64)[kept], len(self.classes)
         names = np.array([self.images.name(number) for number in kept])
         arrays = {"names": names, "labels": labels, "classes": np.array(self.classes)}
         written = [folder / "predictions.npz", folder / "per_class.csv"]
@@ -57,9 +56,8 @@ class Predictions:
             np.savez(file, **arrays, **{f"logits_{name}": values for name, values in logits.items()})
         said = {name: values.argmax(axis=1) for name, values in logits.items()}
         images = np.bincount(labels, minlength=count)
-        columns = [
-            100 * np.bincount(labels[best == labels], minlength=count) / images.clip(1) for best in said.values()
-        ]
+        right = (np.bincount(labels[best == labels], minlength=count) for best in said.values())
+        columns = [np.where(images > 0, 100 * hits / images.clip(1), "") for hits in right]
         header = ["class", "images", *(f"Acc@1 {name}" for name in self.names)]
         write_csv(written[1], header, zip(self.classes, images, *columns, strict=True))
         first, path = self.names[0], folder / f"confusion_{self.names[0]}.png"

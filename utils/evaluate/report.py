@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ def test(
 
     `source` is the file that the weights came from; `published` is what the picture shows for comparison.
     """
-    budget, folder, on_device = Budget.of(args), Path(args.output_dir), machine.place(model, args.channels_last)
+    budget, on_device = Budget.of(args), machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
     subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
@@ -59,15 +58,15 @@ def test(
         log.info("Test: %s  %d images  loss %.4f  %s", model.name(subnet), result.images, result.loss, result)
     result = results[subnets[0]]
     if rows:
-        facts |= {"images": result.images, "corrupt": list(result.corrupt)} | _measured_with(args, machine)
+        facts |= {"images": result.images, "corrupt": list(result.corrupt)}
         found = zip(rows, results.values(), strict=True)
         rows = [replace(row, top1=result.top1, top5=result.top5) for row, result in found]
         rows.sort(key=lambda row: (row.gmacs, row.params_m))
-        on_main(lambda: _write(rows, facts, folder, None if args.no_picture else published))
+        on_main(lambda: _write(args, machine.device, rows, facts, published))
         if budget:
             log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
-        kept.write(result.corrupt, folder, not args.no_picture)
+        kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
 
 
 def _costs(
@@ -87,20 +86,15 @@ def _costs(
     ]
 
 
-def _measured_with(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
-    device, cpu = machine.device, f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return {
-        "latency_batch": args.latency_batch,
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version},
-    }
-
-
-def _write(rows: Sequence[Row], facts: dict[str, Any], folder: Path, published: picture.Published | None) -> None:
-    """The table on the screen and in its files; the picture, unless there is nothing to compare with, not even {}."""
+def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, published: dict) -> None:
+    """The table on the screen and in its files, and the picture."""
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version}
+    facts = {**facts, "latency_batch": args.latency_batch, "machine": machine, "versions": versions}
     log.info("%s", table.as_text(rows))
+    folder, title = Path(args.output_dir), f"{args.model} on {facts['data']}: one set of weights"
     written = [*table.write(rows, facts, folder)]
-    path, title = folder / "subnets.png", f"{facts['model']} on {facts['data']}: one set of weights"
-    if published is not None and picture.draw(rows, title, path, published):
-        written.append(path)
+    if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", published):
+        written.append(folder / "subnets.png")
     log.info("written: %s", ", ".join(map(str, written)))

@@ -4,17 +4,15 @@ Imports no torch: choosing from a table that is there already (`--from-table`) t
 """
 
 import argparse
-import csv
-import io
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import whole_file, write_json
+from utils.files import write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,6 @@ def write(rows: Sequence[Row], facts: dict[str, Any], folder: Path) -> tuple[Pat
     write_csv(folder / "subnets.csv", [field.name for field in fields(Row)], map(astuple, rows))
     write_json(folder / "subnets.json", {**facts, "subnets": [asdict(row) for row in rows]})
     return folder / "subnets.csv", folder / "subnets.json"
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *rows])
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))  # names of folders may be any bytes
 
 
 def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
