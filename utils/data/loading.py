@@ -217,15 +217,16 @@ class _OnceWanted(Sampler):
 
 def _loader(dataset: Dataset, args: Namespace, batches: Sampler, crop: int) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
-    kw = {}
-    if args.workers > 0:
-        kw = {"persistent_workers": True, "prefetch_factor": prefetch(args, crop), "worker_init_fn": _end_with_main}
+    kw, workers = {}, min(args.workers, len(batches))
+    if workers > 0:
+        ahead = prefetch(args, crop, workers)
+        kw = {"persistent_workers": True, "prefetch_factor": ahead, "worker_init_fn": _end_with_main}
         if sys.platform == "linux":
             kw["multiprocessing_context"] = "fork"  # starts in milliseconds and shares the list of files
     return DataLoader(
         dataset,
         batch_sampler=_OnceWanted(batches),
-        num_workers=args.workers,
+        num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
@@ -240,22 +241,22 @@ def start_workers(loader: DataLoader) -> None:
         loader.batch_sampler.wanted = True
 
 
-def prefetch(args: Namespace, crop: int) -> int:
+def prefetch(args: Namespace, crop: int, workers: int) -> int:
     """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows."""
     wanted, least = args.prefetch or max(2, min(16, 512 // args.batch_size)), args.prefetch or 1
     if not os.path.isdir(SHARED_MEMORY):
         return wanted
     memory, size = os.statvfs(SHARED_MEMORY), args.batch_size * (3 * crop * crop + 8)
     free = memory.f_bavail * memory.f_frsize // processes_here()
-    room, needed = max(0, free // size - IN_HAND), (args.workers * least + IN_HAND) * size
-    if room < args.workers * least:
+    room, needed = max(0, free // size - IN_HAND), (workers * least + IN_HAND) * size
+    if room < workers * least:
         smaller = "a smaller --prefetch or " if least > 1 else ""
         raise UserError(
-            f"--workers {args.workers}: their batches need {needed / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has "
+            f"--workers {workers}: their batches need {needed / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has "
             f"{free / 1e6:.0f} MB for this process: enlarge it (docker run --shm-size) or give {smaller}--workers "
             f"{room // least}"
         )
-    return min(wanted, room // args.workers)
+    return min(wanted, room // workers)
 
 
 def _end_with_main(_worker: int) -> None:
