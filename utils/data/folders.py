@@ -70,7 +70,8 @@ def _leads_back(path: str | bytes) -> bool:
     if not os.path.islink(path):
         return False
     place = Path(os.fsdecode(path))
-    return any(above.resolve().is_relative_to(place.resolve()) for above in place.parents)
+    target = place.resolve()
+    return any(above.resolve().is_relative_to(target) for above in place.parents)
 
 
 def _walk(folder: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
