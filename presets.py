@@ -22,8 +22,6 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from utils.errors import UserError
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MEAN_COLOUR = [round(255 * mean) for mean in IMAGENET_MEAN]
@@ -38,8 +36,11 @@ def decode_pil(path: str | bytes) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken EXIF and odd palettes do not hurt the pixels
         with open(path, "rb") as file, PIL.Image.open(file) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: the high byte, since PIL clips at 255, that is makes it white
-                image = PIL.Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode.startswith("I"):  # grey of 16 or 32 bits; PIL clips at 255, that is makes it white
+                levels = np.asarray(image)
+                if image.mode != "I" or levels.max() > 255:  # 32 bits often hold but eight
+                    levels = levels >> 8  # the high byte of 16
+                image = PIL.Image.fromarray(levels.clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
 
 
@@ -103,14 +104,6 @@ def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: 
     """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
     resize = v2.Resize(resize_size, v2.InterpolationMode(interpolation))
     return v2.Compose([resize, v2.CenterCrop(crop_size), v2.PILToTensor()])
-
-
-def load_image(path: str, transform: Callable[[Image], Tensor]) -> Tensor:
-    """One image of the user's, as the evaluation sees it: 3 x crop x crop, uint8."""
-    try:
-        return transform(decode_pil(path))
-    except DECODE_ERRORS as error:
-        raise UserError(f"{path}: not a readable image ({error}); give a JPEG or PNG file") from None
 
 
 class ToFloat(nn.Module):

@@ -18,24 +18,18 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 import models
 import presets
 from utils import processes, setup
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
-from utils.evaluate import predict, report, table
+from utils.evaluate import calibration, predict, report, table
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.train import folder, log, run
-
-SHAPE = {"stem": str, "patch_size": int, "window_size": int}  # flags that say how a network is built
-# what the user may leave to a file of weights, with the type that it has there
-SETTINGS = {"model": str, "no_switchable_norms": bool, "val_resize_size": int, "val_crop_size": int} | SHAPE
-SETTINGS["interpolation"] = str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(methods).parse_args(argv)
     try:
         if args.from_table:
-            print(table.choose_from(args.from_table, budget_of(args)))
+            print(table.choose_from(args))
             return 0
         processes.connect(args.dist_url, args.world_size)
         log.setup()
@@ -69,6 +63,7 @@ def train(args: argparse.Namespace) -> int:
     model = build(args, len(data.classes), args.train_crop_size, saved)
     if saved:
         logging.info("Starting from %s: %s", saved.source, saved.about)
+    setup.refuse_another_size(model, args.val_crop_size)
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
     training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
     run.resume(training.state, read_checkpoint, models.load_state)
@@ -84,21 +79,18 @@ def test(args: argparse.Namespace) -> int:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
     loader = eval_loader(data, args, processes.rank(), processes.world_size())
     start_workers(loader)
+    training_images = calibration.calibration_loader(data, args, args.workers) if args.calibrate else None
     machine = start(args)
     model = build(args, len(data.classes), args.val_crop_size, saved)
-    on_device = machine.place(model, args.channels_last)
-    if args.torch_compile:
-        model.compile()
-    layout = str(on_device.to_float.memory_format).removeprefix("torch.")
-    facts = {"model": args.model, "weights": saved and saved.source, "weights_are": saved and saved.about}
-    facts |= {"data": data.name, "data_path": args.data_path}
-    facts |= {"device": str(machine.device), "precision": machine.precision, "memory_format": layout}
-    facts |= {"compiled": args.torch_compile, "averaged_weights": args.model_ema}
+    about = {"weights": args.weights or (saved and saved.source), "weights_are": saved and saved.about}
+    about["statistics"] = use_statistics(args, machine, model, saved, training_images)
+    if args.weights_out:
+        classes, statistics = data.classes, {"model": model.statistics()}
+        whole = {"model": model.state_dict(), "statistics": statistics, "classes": classes, "args": args}
+        whole["trained"] = saved.trained if saved else []
+        processes.on_main(lambda: folder.write_weights(Path(args.weights_out), whole))
     published = models.zoo.published(args.model) if len(data.classes) == 1000 else {}
-    place, budget, draw = Path(args.output_dir), budget_of(args), not args.no_picture
-    wanted = report.Report(facts, place, args.val_crop_size, args.latency_batch, budget, draw, published)
-    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
-    report.test(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, wanted)
+    report.test(args, machine, model, data, loader, about, published)
     return 0
 
 
@@ -109,30 +101,21 @@ def predict_images(args: argparse.Namespace) -> int:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
     fill_defaults(args, saved.settings)
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
-    images = predict.Images(Path(args.predict), transform, args.batch_size, args.on_corrupt)
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
+    data = predict.images_at(Path(args.predict), classes, transform)
+    loader = eval_loader(data, args)
+    start_workers(loader)
     machine = start(args)
     model = build(args, len(classes), args.val_crop_size, saved)
-    on_device = machine.place(model, args.channels_last)
-    predict.predict(model, images, classes, chosen(model, args.skip_cfg), on_device, machine.autocast)
+    use_statistics(args, machine, model, saved)
+    batches = machine.place(model, args.channels_last)(loader)
+    predict.predict(
+        model, data, batches, chosen(model, args.skip_cfg), machine.autocast, strict=args.on_corrupt == "error"
+    )
     return 0
 
 
-def budget_of(args: argparse.Namespace) -> table.Budget:
-    return table.Budget(args.budget_gmacs, args.budget_latency, args.budget_params)
-
-
-class Saved(NamedTuple):
-    """A file of weights that was read."""
-
-    source: str
-    state: dict[str, Tensor]
-    about: str  # which weights of it were taken, and what was trained, in words
-    classes: list[str] | None  # their names, if the file says them
-    settings: dict[str, Any]  # that they were made or released with, for what the user leaves open
-
-
-def saved_weights(args: argparse.Namespace) -> Saved | None:
+def saved_weights(args: argparse.Namespace) -> models.Saved | None:
     """What --weights names or, without training, --resume. Without training only --init-from does without either."""
     testing = args.test_only or args.predict
     if testing and args.resume == "auto":
@@ -147,19 +130,10 @@ def saved_weights(args: argparse.Namespace) -> Saved | None:
         raise UserError("--test-only and --predict need --weights: a file, or the name of a released network")
     else:
         return None
-    content = read_checkpoint(path)
-    state = models.model_state(content, ema=args.model_ema, source=str(path))
-    settings = models.settings_of(content, SETTINGS, str(path)) | models.zoo.settings(args.weights, args.model)
-    if args.model and settings["model"] not in (None, args.model):
-        raise UserError(f"{path}: is of --model {settings['model']}, not {args.model}")
-    about = []
-    if "model_ema" in content:
-        about = ["averaged" if args.model_ema else "not averaged (--model-ema takes their average)"]
-    about += [f"epoch {content['epoch']}"] if "epoch" in content else []
-    if trained := models.words_of(content, "trained", str(path)):
-        about.append(f"{' and '.join(trained)} trained")
-        settings["skip_cfg"] = trained if len(trained) == 1 else None
-    return Saved(str(path), state, ", ".join(about), models.words_of(content, "classes", str(path)), settings)
+    saved = models.read_weights(path, args.weights, args.model, args.model_ema)
+    if len(saved.trained) == 1:
+        saved.settings["skip_cfg"] = saved.trained
+    return saved
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -175,9 +149,28 @@ def start(args: argparse.Namespace) -> setup.Machine:
     return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
 
 
-def build(args: argparse.Namespace, classes: int, image_size: int, saved: Saved | None) -> models.AdaptiveDepth:
+def use_statistics(
+    args: argparse.Namespace,
+    machine: setup.Machine,
+    model: models.AdaptiveDepth,
+    saved: models.Saved | None,
+    images: DataLoader | None = None,
+) -> str:
+    """Give the network running statistics of each sub-network's own, by `images` or its file; which, in words."""
+    if images:
+        setup.refuse_single_values(model, args.batch_size, args.val_crop_size)
+        on_device = machine.place(model, args.channels_last)
+        norms = calibration.calibrate(model, images, on_device, args.on_corrupt)
+        return "each sub-network's own, estimated now" if norms else "none, there are no batch norms"
+    if saved and saved.statistics and args.calibrate is None:
+        model.load_statistics(saved.statistics, saved.source)
+        return "each sub-network's own"
+    return "of training"
+
+
+def build(args: argparse.Namespace, classes: int, image_size: int, saved: models.Saved | None) -> models.AdaptiveDepth:
     """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
-    settings = {name: getattr(args, name) for name in SHAPE} | {"switchable_norms": not args.no_switchable_norms}
+    settings = {name: getattr(args, name) for name in models.SHAPE} | {"switchable_norms": not args.no_switchable_norms}
     try:
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:

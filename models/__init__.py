@@ -11,8 +11,9 @@ import pkgutil
 
 from . import start, zoo
 from .adaptive import AdaptiveDepth
-from .calibration import calibrate, load_statistics
+from .calibration import WithStatistics
 from .registry import MODELS, build
+from .saved import SHAPE, Saved, read_weights
 from .start import load_plain
 from .subnet import Cost
 from .weights import (
@@ -28,11 +29,14 @@ from .weights import (
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 globals().update(MODELS)
+calibrate, load_statistics = WithStatistics.calibrate, WithStatistics.load_statistics
 
 __all__ = [
     "MODELS",
+    "SHAPE",
     "AdaptiveDepth",
     "Cost",
+    "Saved",
     "WeightsError",
     "build",
     "calibrate",
@@ -42,6 +46,7 @@ __all__ = [
     "model_state",
     "num_classes",
     "read_checkpoint",
+    "read_weights",
     "settings_of",
     "start",
     "words_of",

@@ -43,6 +43,67 @@ class WithStatistics(ManyNetworks):
         if self._statistics:
             self._keep({})
 
+    @torch.no_grad()
+    def calibrate(
+        self,
+        batches: Iterable[Tensor],
+        subnets: Sequence[Skip] | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> int:
+        """Estimate the statistics of sub-networks (None: of all) from batches of images; evaluation then uses them.
+
+        They are what each sub-network by itself would come to with its batch norms alone in training mode, as the mean
+        over the batches; but what several share runs once. Weights and the statistics of training stay as they are.
+        Several processes take a share of the batches each; `reduce` sums a tensor over them. Images are on the model's
+        device, and precision is the caller's (autocast around it). Returns the number of norms, 0 if there are none.
+        """
+        wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
+        statistics = _blank(self, wanted)
+        buffers = [buffer for norms in statistics.values() for norm in norms.values() for buffer in norm.values()]
+        if not buffers:
+            return 0
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            sums = reduce(_sums(self.eval(), statistics, buffers, batches, wanted)).cpu()
+        finally:
+            for module, training in modes:
+                module.training = training
+        parts = iter(sums.split([buffer.numel() for buffer in buffers]))
+        for norms in statistics.values():
+            for name, norm in norms.items():
+                found = {key: next(parts) for key in norm}
+                count = found.pop("num_batches_tracked")
+                if not count:
+                    raise ValueError(f"{name} saw no images: there are none, or it runs neither in _embed nor in _body")
+                norm["num_batches_tracked"].copy_(count[0])
+                for key, summed in found.items():
+                    norm[key].copy_(summed / count)
+        self._keep(statistics)
+        return len({name for norms in statistics.values() for name in norms})
+
+    def load_statistics(self, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
+        """Take over what `self.statistics()` gave, or change nothing and say what does not fit."""
+        statistics = _blank(self, self.subnets)
+        known = _by_name(self, statistics)
+        problem = f"{source}: its statistics do not fit {type(self).__name__}"
+        way_out = "leave them out, or estimate them anew for this network"
+        if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
+            raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
+        for word, theirs in saved.items():
+            if word not in known:
+                raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")
+            ours = known[word]
+            shapes = [
+                {name: getattr(tensor, "shape", None) for name, tensor in part.items()} for part in (ours, theirs)
+            ]
+            misfits = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
+            if misfits:
+                what = f"of {word!r}, {misfits[0]} and {len(misfits) - 1} more are missing, unknown or of another shape"
+                raise WeightsError(f"{problem}: {what}; {way_out}")
+            for name, tensor in theirs.items():
+                ours[name].copy_(tensor)
+        self._keep({prefix: norms for prefix, norms in statistics.items() if _word(self, prefix) in saved})
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.forget_statistics()  # they are of other weights
@@ -52,45 +113,6 @@ class WithStatistics(ManyNetworks):
             for buffers in norms.values():
                 buffers |= {name: fn(buffer) for name, buffer in buffers.items()}  # the norms hold this very dict
         return super()._apply(fn, recurse)
-
-
-@torch.no_grad()
-def calibrate(
-    model: WithStatistics,
-    batches: Iterable[Tensor],
-    subnets: Sequence[Skip] | None = None,
-    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
-) -> int:
-    """Estimate the statistics of sub-networks (None: of all) from batches of images; evaluation uses them from now on.
-
-    They are what each sub-network by itself would come to with its batch norms alone in training mode, as the average
-    over the batches; but what several share runs once. Weights and the statistics of training stay as they are.
-    Several processes take a share of the batches each; `reduce` sums a tensor over them. Images are on the model's
-    device, and precision is the caller's (autocast around it). Returns the number of norms, 0 if there are none.
-    """
-    wanted = model.subnets if subnets is None else [model.checked(skip) for skip in subnets]
-    statistics = _blank(model, wanted)
-    buffers = [buffer for norms in statistics.values() for norm in norms.values() for buffer in norm.values()]
-    if not buffers:
-        return 0
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        sums = reduce(_sums(model.eval(), statistics, buffers, batches, wanted)).cpu()
-    finally:
-        for module, training in modes:
-            module.training = training
-    parts = iter(sums.split([buffer.numel() for buffer in buffers]))
-    for norms in statistics.values():
-        for name, norm in norms.items():
-            found = {key: next(parts) for key in norm}
-            count = found.pop("num_batches_tracked")
-            if not count:
-                raise ValueError(f"{name} saw no images: there are none, or it runs neither in _embed nor in _body")
-            norm["num_batches_tracked"].copy_(count[0])
-            for key, summed in found.items():
-                norm[key].copy_(summed / count)
-    model._keep(statistics)
-    return len({name for norms in statistics.values() for name in norms})
 
 
 def _blank(model: WithStatistics, subnets: Iterable[Skip]) -> Statistics:
@@ -127,28 +149,6 @@ def _sums(
         sums += torch.cat([buffer.flatten().double() for buffer in buffers])
         torch._foreach_zero_(buffers)
     return sums
-
-
-def load_statistics(model: WithStatistics, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
-    """Take over what `model.statistics()` gave, or change nothing and say what does not fit."""
-    statistics = _blank(model, model.subnets)
-    known = _by_name(model, statistics)
-    problem = f"{source}: its statistics do not fit {type(model).__name__}"
-    way_out = "leave them out, or estimate them anew for this network"
-    if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
-        raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
-    for word, theirs in saved.items():
-        if word not in known:
-            raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")
-        ours = known[word]
-        shapes = [{name: getattr(tensor, "shape", None) for name, tensor in part.items()} for part in (ours, theirs)]
-        misfits = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
-        if misfits:
-            what = f"of {word!r}, {misfits[0]} and {len(misfits) - 1} more are missing, unknown or of another shape"
-            raise WeightsError(f"{problem}: {what}; {way_out}")
-        for name, tensor in theirs.items():
-            ours[name].copy_(tensor)
-    model._keep({prefix: norms for prefix, norms in statistics.items() if _word(model, prefix) in saved})
 
 
 def _by_name(model: WithStatistics, statistics: Statistics) -> dict[str, dict[str, Tensor]]:

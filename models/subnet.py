@@ -5,7 +5,7 @@ depth), it says which sub-networks it has, runs one, names them, and gives one a
 """
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,9 +44,24 @@ class ManyNetworks(nn.Module):
         """Logits of many sub-networks (None: all of them)."""
         return {subnet: self(x, subnet) for subnet in (self.subnets if subnets is None else subnets)}
 
+    def calibrate(
+        self,
+        batches: Iterable[Tensor],
+        subnets: Sequence[Any] | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> int:
+        """Estimate running statistics of sub-networks' own (None: of all), for evaluation. Returns of how many norms.
+
+        Several processes take a share of the batches each; `reduce` sums a tensor over them.
+        """
+        return 0
+
     def statistics(self) -> dict[str, dict[str, Tensor]]:
-        """Running statistics of sub-networks' own, for a file: tensors by name. Evaluation runs with them."""
+        """Those, for a file: tensors by name."""
         return {}
+
+    def load_statistics(self, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
+        """Take over what `statistics` gave, or say what does not fit."""
 
     def forget_statistics(self) -> None:
         """Evaluate with the statistics of training again."""

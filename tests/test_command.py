@@ -33,11 +33,51 @@ def test_a_checkpoint_says_what_it_is_of_and_is_tested_so(individual, tmp_path, 
     assert "Test: TFT" in said
     assert "model resnet20" in said
     are = "not averaged (--model-ema takes their average), epoch 0, TFT trained"
-    assert f"weights {individual}, weights_are {are}" in said
+    assert f", weights {individual}, " in said
+    assert f", weights_are {are}, statistics of training, " in said
     assert train_adn.main([*test, str(individual), "--model-ema"]) == 0
-    assert "weights_are averaged, epoch 0, TFT trained" in capsys.readouterr().out
+    assert "weights_are averaged, epoch 0, TFT trained, statistics each sub-network's own" in capsys.readouterr().out
     assert train_adn.main([*test, str(individual), "--model", "resnet18"]) == 2
     assert "resnet20" in capsys.readouterr().err
+
+
+def test_statistics_are_used_estimated_kept_or_left_out(tmp_path, capsys):
+    """The digits' networks in between are much better with statistics of their own."""
+    train = "--model resnet20 --data-path digits --epochs 2 --lr 0.05 --batch-size 64 --workers 0 --device cpu"
+    assert train_adn.main([*train.split(), "--output-dir", str(tmp_path), "--calibrate", "0"]) == 0
+    raw, own = tmp_path / "checkpoint.pth", tmp_path / "own.pth"
+    test = f"--test-only --data-path digits --device cpu --skip-cfg all --latency-batch 0 --output-dir {tmp_path}"
+
+    def worst(*flags: str) -> float:
+        assert train_adn.main([*test.split(), *flags]) == 0
+        rows = json.loads((tmp_path / "subnets.json").read_text())["subnets"]
+        return min(row["top1"] for row in rows)
+
+    before = worst("--weights", str(raw))
+    estimated = worst("--weights", str(raw), "--calibrate", "5", "--batch-size", "64", "--weights-out", str(own))
+    assert estimated > before + 5
+    assert "statistics each sub-network's own, estimated now" in capsys.readouterr().out
+    assert worst("--weights", str(own)) == estimated
+    assert worst("--weights", str(own), "--calibrate", "0") == before
+    assert json.loads((tmp_path / "subnets.json").read_text())["statistics"] == "of training"
+    predict = ["--predict", str(next((ROOT / "results").glob("*.png"))), "--device", "cpu", "--weights", str(own)]
+    assert train_adn.main(predict) == 0
+
+
+def test_the_end_of_a_training_estimates_statistics_and_a_longer_one_anew(tmp_path, capsys):
+    train = [*DIGITS.split(), "--model", "resnet20", "--output-dir", str(tmp_path), "--resume", "auto"]
+    assert train_adn.main(train) == 0
+    assert "Test, calibrated: super" in capsys.readouterr().out
+    first = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["statistics"]["model"]
+    assert first.keys() >= {"", "T", "TF", "TFT"}
+    assert train_adn.main(train) == 0  # nothing left, neither to train nor to estimate
+    assert "nothing left to train" in capsys.readouterr().out
+    assert train_adn.main([*train, "--epochs", "2"]) == 0
+    second = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["statistics"]["model"]
+    assert not torch.equal(
+        first["TF"]["layer2.0.bn1_skip.running_mean"], second["TF"]["layer2.0.bn1_skip.running_mean"]
+    )
+    assert "statistics" not in torch.load(tmp_path / "model_0.pth", weights_only=False)
 
 
 def test_a_run_is_repeated_from_its_run_json(individual, tmp_path):

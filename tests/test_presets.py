@@ -13,7 +13,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import presets
 from tests.pictures import bad_images, odd_images, scene
-from utils.errors import UserError
 from utils.flags.data import POLICIES, data_flags, fill_defaults
 
 
@@ -47,6 +46,16 @@ def test_sixteen_bits_become_the_high_eight_instead_of_white(odd):
     with Image.open(odd["sixteen_bits"]) as image:
         assert np.array_equal(pixels[0].numpy(), np.asarray(image) >> 8)
     assert pixels.float().mean() == pytest.approx(127, abs=1)
+
+
+def test_32_bits_that_hold_but_eight_stay_as_they_are(tmp_path):
+    levels = np.arange(0, 240, 4, dtype=np.int32).reshape(6, 10)
+    for factor in (1, 256):
+        Image.fromarray(levels * factor).save(tmp_path / "grey.tif")
+        assert np.array_equal(presets.decode_tensor(str(tmp_path / "grey.tif"))[0].numpy(), levels)
+    dark = Image.fromarray((levels // 4).astype(np.uint16))
+    dark.save(tmp_path / "dark.tif")
+    assert presets.decode_tensor(str(tmp_path / "dark.tif")).max() == 0
 
 
 def test_no_warning_about_broken_exif_reaches_the_user(odd):
@@ -122,12 +131,3 @@ def test_to_float_is_the_classic_normalisation_and_keeps_the_layout(layout):
     assert ours.is_contiguous(memory_format=layout)
     assert presets.ToFloat(memory_format=torch.channels_last)(images).is_contiguous(memory_format=torch.channels_last)
     assert not list(presets.ToFloat().state_dict())
-
-
-def test_an_image_of_the_users_own(tmp_path, odd):
-    transform = presets.eval_transform(32, 24)
-    assert presets.load_image(str(odd["cmyk"]), transform).shape == (3, 24, 24)
-    note = tmp_path / "note.txt"
-    note.write_text("no image")
-    with pytest.raises(UserError, match=r"note\.txt"):
-        presets.load_image(str(note), transform)

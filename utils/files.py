@@ -1,10 +1,12 @@
 """Files that are there whole or not at all, and what the file system refuses said in one line."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,3 +60,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """What JSON has no type for is written as its text."""
     with whole_file(path) as file:
         file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # names of folders may be any bytes

@@ -43,11 +43,14 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: unknown; use cuda, cpu or auto") from None
+        device = None
+    if device is None or device.type not in ("cuda", "cpu"):  # sums are float64, which others do not all have
+        raise UserError(f"--device {name}: use cuda, cpu or auto")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: no CUDA GPU can be used here; use --device cpu, or look into driver and torch build"
-        )
+        way_out = "use --device cpu, or look into driver and torch build"
+        raise UserError(f"--device {name}: no CUDA GPU can be used here; {way_out}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from 0")
     return device
 
 
@@ -67,6 +70,16 @@ def set_up(device: torch.device, seed: int, deterministic: bool, amp_dtype: str 
         bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         amp_dtype = "bf16" if bf16 else "fp16"
     return Machine(device, amp_dtype or "fp32")
+
+
+def refuse_another_size(model: nn.Module, val_crop_size: int) -> None:
+    """A network of one image size, as its position embedding makes it, is tested on images of the size it trains on."""
+    size = getattr(model, "image_size", val_crop_size)
+    if size != val_crop_size:
+        raise UserError(
+            f"--val-crop-size {val_crop_size}: this network takes images of one size, which --train-crop-size makes "
+            f"{size}: give --val-crop-size {size} and a --val-resize-size to go with it, such as {round(size * 8 / 7)}"
+        )
 
 
 def refuse_single_values(model: nn.Module, batch_size: int, image_size: int) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from utils.processes import TIMEOUT, world_size
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)}  # Windows has no SIGUSR1
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again", here with --resume auto
 # Ctrl-C reaches a process both from the terminal and from torchrun; that is still one wish to stop.
 ECHO_SECONDS = 1.0

@@ -9,8 +9,7 @@ from argparse import Namespace
 import torch
 
 from sampler import TrainBatches
-from utils.data.images import Images, read_pixels
-from utils.data.loading import Data, start_workers, train_loader
+from utils.data.loading import Data, Images, read_pixels, start_workers, train_loader
 
 
 def slowly(image: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,27 @@ def test_order_and_classes_are_torchvisions(train):
     assert listed.files.dtype.kind == "S"
 
 
+def test_links_are_followed(train, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "new.jpg").write_bytes(jpeg(scene()))
+    (train / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    assert os.fsdecode(list_images(train).files[3]) == "cat/more/new.jpg"
+
+
+LOOPS = {"to itself": {"cat/again": "."}, "up": {"cat/up": ".."}, "a class": {"all": "."}}
+LOOPS["to each other"] = {"cat/dog": "../dog", "dog/cat": "../cat"}  # each holds the other's images, once
+
+
+@pytest.mark.parametrize("links", LOOPS.values(), ids=LOOPS)
+def test_links_that_lead_back_are_not(train, links):
+    before = list_images(train)
+    for place, target in links.items():
+        (train / place).symlink_to(target)
+    after = list_images(train)
+    assert after.classes == before.classes
+    assert len(after.files) == len(before.files) * len(links)
+
+
 def test_a_class_folder_without_images_is_named(train):
     (train / "ant").mkdir()
     (train / "ant" / "readme.txt").write_text("soon")

@@ -1,6 +1,7 @@
 """From `--data-path` to batches, with real files, real workers and real damage."""
 
 import argparse
+import shutil
 from itertools import chain
 
 import numpy as np
@@ -9,8 +10,7 @@ import torch
 
 from sampler import TrainBatches
 from tests.pictures import bad_images, image_folder
-from utils.data.images import Corrupt
-from utils.data.loading import Batch, Data, eval_loader, load_data, train_loader
+from utils.data.loading import Batch, Corrupt, Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
 from utils.flags.data import data_flags, fill_defaults
 
@@ -168,6 +168,29 @@ def test_a_share_of_the_images_is_spread_over_all_of_them(folder):
     everything, few = (load_data(arguments("digits", *flags)).val for flags in ((), ("--val-images", "20")))
     assert all(torch.equal(few[number][0], everything[number * len(everything) // 20][0]) for number in range(20))
     assert "--train-images 15: there are only 14" in refusal(folder, "--train-images", "15")
+
+
+def test_a_share_of_each_class_validates_always_the_same_and_never_trains(own_folder, tmp_path):
+    """Of 9 cats and 3 dogs."""
+    for number in range(6):
+        shutil.copy(own_folder / "train" / "cat" / "0.JPEG", own_folder / "train" / "cat" / f"more{number}.JPEG")
+    shutil.rmtree(own_folder / "val")
+    assert f"{own_folder}/val: no such folder" in refusal(own_folder)
+    wish = ("--val-split", "0.25")
+    data = load_data(arguments(own_folder, *wish))
+    files = [{images.path(number) for number in range(len(images))} for images in data[:2]]
+    assert files[0] | files[1] == {str(path) for path in (own_folder / "train").rglob("*.JPEG")}
+    assert not files[0] & files[1]
+    assert (data.train.targets.tolist(), data.val.targets.tolist()) == ([0] * 7 + [1] * 2, [0, 0, 1])
+    assert [data.val.name(number) for number in range(3)] == ["cat/2.JPEG", "cat/more3.JPEG", "dog/1.JPEG"]
+    for batch in [*batches(data, arguments(own_folder, *wish)), *eval_loader(data, arguments(own_folder, *wish))]:
+        assert batch.corrupt == []
+    again = load_data(arguments(own_folder, *wish, seed=1, test_only=True))
+    assert again.train is None
+    assert np.array_equal(again.val.rows, data.val.rows)
+    for name in ("0", "1"):
+        (own_folder / "train" / "dog" / f"{name}.JPEG").unlink()
+    assert "class dog has a single image" in refusal(own_folder, *wish)
 
 
 def test_without_a_data_path_the_message_says_what_to_give():

@@ -54,6 +54,12 @@ def test_started_workers_load_nothing_until_asked_and_stay(workers):
     assert len(loader) == 5
 
 
+def test_there_are_no_more_workers_than_batches():
+    data, args = digits(2)
+    args.batch_size = 20
+    assert eval_loader(data, args).num_workers == 1
+
+
 def test_started_workers_of_an_evaluation_see_every_image_each_time():
     data, args = digits(2)
     loader = eval_loader(data, args)
@@ -134,17 +140,17 @@ def shared_memory(monkeypatch, tmp_path):
 
 
 def settings(batch_size: int, workers: int, asked: int | None = None):
-    return SimpleNamespace(batch_size=batch_size, workers=workers, prefetch=asked)
+    return SimpleNamespace(batch_size=batch_size, prefetch=asked), 224, workers
 
 
 def test_prefetch_is_what_was_asked_for_or_what_memory_has_room_for(shared_memory, monkeypatch):
     shared_memory(100_000)
-    assert [prefetch(settings(batch, 16), 224) for batch in (32, 128, 256, 512)] == [16, 4, 2, 2]
-    assert prefetch(settings(256, 16, asked=5), 224) == 5
+    assert [prefetch(*settings(batch, 16)) for batch in (32, 128, 256, 512)] == [16, 4, 2, 2]
+    assert prefetch(*settings(256, 16, asked=5)) == 5
     shared_memory(64)  # a container's
-    assert [prefetch(settings(32, workers), 224) for workers in (1, 4, 11)] == [11, 2, 1]
+    assert [prefetch(*settings(32, workers)) for workers in (1, 4, 11)] == [11, 2, 1]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert prefetch(settings(32, 2), 224) == 2
+    assert prefetch(*settings(32, 2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -154,9 +160,9 @@ def test_prefetch_is_what_was_asked_for_or_what_memory_has_room_for(shared_memor
 def test_batches_that_memory_cannot_hold_are_a_mistake_in_one_line(shared_memory, sizes, way_out):
     shared_memory(64)
     with pytest.raises(UserError, match=rf"has 64 MB .*enlarge it \(docker run --shm-size\) or give {way_out}$"):
-        prefetch(settings(*sizes), 224)
+        prefetch(*settings(*sizes))
 
 
 def test_where_there_is_no_dev_shm_prefetch_is_not_bounded(monkeypatch):
     monkeypatch.setattr(loading, "SHARED_MEMORY", "/nowhere")
-    assert prefetch(settings(32, 64), 224) == 16
+    assert prefetch(*settings(32, 64)) == 16

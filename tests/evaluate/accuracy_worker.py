@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 import models
 from utils import processes
-from utils.data.images import Corrupt
-from utils.data.loading import collate
+from utils.data.loading import Corrupt, collate
 from utils.errors import UserError
 from utils.evaluate.accuracy import evaluate
 

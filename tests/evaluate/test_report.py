@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import sys
 
 import PIL.Image
@@ -79,6 +81,20 @@ def test_a_budget_without_a_word_chooses_among_all(run):
     assert accuracy[chosen] == max(accuracy[name] for name in fitting)
 
 
+def test_the_printed_command_measures_the_same_again(run, digits_run, tmp_path):
+    """Also of a file that --resume auto has found, in a folder whose name needs quotes."""
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    shutil.copy(digits_run / "checkpoint.pth", folder)
+    flags = ["--resume", "auto", "--output-dir", str(folder), "--val-resize-size", "18", "--val-images", "99"]
+    _, out, _ = run(*flags, "--budget-params", "0.2", "--latency-batch", "0", "--no-picture", weights=None)
+    command = shlex.split(re.search(r"evaluate it: (.*)", out)[1])
+    assert command[:2] == ["python", "train_adn.py"]
+    assert str(folder / "checkpoint.pth") in command
+    _, again, _ = run(*command[2:], weights=None)
+    assert re.search(r"^Test: .*  99 images .*", again, flags=re.MULTILINE)[0] in out.splitlines()
+
+
 def test_an_impossible_budget_is_said_before_the_long_part(run):
     code, out, err = run("--budget-gmacs", "0.001", "--latency-batch", "0")
     assert code == 2
@@ -102,7 +118,6 @@ def test_mixed_precision_and_layout_are_said(run):
         (["--model", "resnet34"], "is of --model resnet20, not resnet34"),
         (["--stem", "imagenet"], "no setting stem"),
         (["--model", "swin_t", "--weights", "resnet50_adn"], "use --model resnet50"),
-        (["--resume", "auto"], "no checkpoint in"),
     ],
 )
 def test_mistakes_get_one_clear_line_and_exit_code_2(run, flags, words):
@@ -117,6 +132,9 @@ def test_no_weights_is_a_mistake(run):
     code, _, err = run(weights=None)
     assert code == 2
     assert "need --weights" in err
+    code, _, err = run("--resume", "auto", weights=None)
+    assert code == 2
+    assert "no checkpoint in" in err
 
 
 def test_weights_that_do_not_fit_are_refused(run, digits_run, tmp_path):

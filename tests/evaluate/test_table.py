@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 
@@ -102,15 +103,20 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
 
 
 def test_a_choice_from_a_table_needs_neither_network_nor_data(tmp_path, capsys):
-    (tmp_path / "subnets.json").write_text("[1]")
     choose = ["--from-table", str(tmp_path / "subnets.json"), "--budget-gmacs"]
-    assert train_adn.main([*choose, "2"]) == 2
-    assert "not a subnets.json" in capsys.readouterr().err
-    table.write(ROWS, {"model": "some_net", "weights": "w.pth", "data_path": "digits"}, tmp_path)
+    numberless = json.dumps({"subnets": [{**asdict(ROWS[0]), "top1": "good"}]})
+    for content in ("", "[1]", "{}", '{"subnets": []}', '{"subnets": {}}', numberless):
+        (tmp_path / "subnets.json").write_text(content)
+        assert train_adn.main([*choose, "2"]) == 2
+        assert "not a subnets.json" in capsys.readouterr().err
+    facts = {"model": "some_net", "weights": "my weights.pth", "model_ema": True, "data_path": "digits"}
+    table.write(ROWS, {**facts, "stem": None, "no_switchable_norms": False, "device": "cpu"}, tmp_path)
     assert train_adn.main([*choose, "2"]) == 0
     out = capsys.readouterr().out
     assert "best within 2 GMACs: FT (2.000 GMACs, 11.00 M parameters, 9.00 ms) Acc@1 75.000 Acc@5 92.000" in out
-    assert "--test-only --model some_net --weights w.pth --data-path digits --skip-cfg FT" in out
+    assert (
+        "--test-only --model some_net --weights 'my weights.pth' --model-ema --data-path digits --skip-cfg FT\n" in out
+    )
     assert train_adn.main([*choose, "0.1"]) == 2
     assert "the smallest there is has 1.000 GMACs (TT)" in capsys.readouterr().err
     assert train_adn.main(choose[:2]) == 2

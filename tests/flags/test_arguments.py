@@ -76,6 +76,10 @@ MISTAKES = {
     "--auto-augment ra --augmix-severity 4": "--augmix-severity has no effect without --auto-augment augmix",
     "--start-epoch 1 --resume auto": "--start-epoch and --resume contradict each other",
     "--opt sgd_nesterov --momentum 0": "--opt sgd_nesterov needs --momentum above 0",
+    "--lr-warmup-epochs 5 --lr-warmup-method linear --lr-warmup-decay 0": "needs --lr-warmup-decay above 0",
+    "--seed 9223372036854775808": "argument --seed: expected at least 0 and at most 9223372036854775807",
+    "--test-only --weights a.pth --resume b.pth": "--weights and --resume contradict each other without training",
+    "--predict x.jpg --weights a.pth --resume auto": "--weights and --resume contradict each other without training",
     "--init-from a.pth --weights b.pth": "--init-from and --weights contradict each other",
 }
 
@@ -92,6 +96,10 @@ def test_a_mistake_gets_one_line_and_exit_code_2(flags, words, capsys):
 
 def test_a_flag_at_its_default_is_no_mistake():
     parser(methods).parse_args(["--opt", "adamw", "--momentum", "0.9"])
+
+
+def test_weights_to_start_from_do_not_hinder_a_restart():
+    parser(methods).parse_args(["--weights", "a.pth", "--resume", "auto"])
 
 
 def test_of_several_processes_one_reports_a_mistake(monkeypatch, capsys):

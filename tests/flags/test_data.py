@@ -14,7 +14,9 @@ from utils.flags.data import cores_per_process, data_flags, fill_defaults
 def completed(*flags: str, known: dict | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     data_flags(parser)
-    parser.set_defaults(model=None, no_switchable_norms=None)  # flags of others
+    parser.set_defaults(
+        model=None, no_switchable_norms=None, test_only=False, predict=None, calibrate=None
+    )  # of others
     args = parser.parse_args(flags)
     fill_defaults(args, known or {})
     return args
@@ -35,6 +37,7 @@ def completed(*flags: str, known: dict | None = None) -> argparse.Namespace:
         ("--ra-reps", "0"),
         ("--mixup-alpha", "nan"),
         ("--train-images", "0"),
+        ("--val-split", "0.6"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(flags, capsys):
@@ -56,6 +59,18 @@ def test_what_is_known_of_a_checkpoint_comes_after_the_users_wish_and_before_the
     args = completed("--data-path", "/data", "--val-resize-size", "128", known=known)
     assert (args.val_resize_size, args.val_crop_size, args.train_crop_size) == (128, 96, 224)
     assert args.interpolation == "bilinear"
+
+
+def test_a_share_to_validate_is_for_a_folder_without_val_and_a_checkpoint_brings_its_own(tmp_path):
+    pets = str(tmp_path)
+    assert completed("--data-path", pets, known={"val_split": 0.2}).val_split == 0.2
+    assert completed("--data-path", pets, "--val-split", "0.1", known={"val_split": 0.2}).val_split == 0.1
+    assert completed("--data-path", "digits", known={"val_split": 0.2}).val_split is None
+    (tmp_path / "val").mkdir()
+    assert completed("--data-path", pets, known={"val_split": 0.2}).val_split is None
+    for path in (pets, "digits"):
+        with pytest.raises(UserError, match=f"^--val-split: --data-path {path} has images of its own to validate: "):
+            completed("--data-path", path, "--val-split", "0.1")
 
 
 @pytest.mark.parametrize(

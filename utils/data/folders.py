@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,23 +55,42 @@ def list_images(folder: Path, cache: bool = False) -> FileList:
 
 def _class_folders(folder: Path) -> list[os.DirEntry]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --data-path needs train/ and val/ with a folder per class in each")
+        needed = "--data-path needs train/ and val/ with a folder per class in each; for val/, --val-split 0.1 can do"
+        raise UserError(f"{folder}: no such folder; {needed}")
     with os.scandir(folder) as entries:
-        classes = sorted((e for e in entries if e.is_dir() and not e.name.startswith(".")), key=lambda e: e.name)
+        found = (e for e in entries if e.is_dir() and not e.name.startswith(".") and not _leads_back(e.path))
+        classes = sorted(found, key=lambda e: e.name)
     if not classes:
         raise UserError(f"{folder}: holds no class folders; put the images of each class into a folder of its own")
     return classes
 
 
-def _scan(folder: Path) -> FileList:
+def _leads_back(path: str | bytes) -> bool:
+    """Whether this is a link to a folder above it, round which one could walk for ever."""
+    if not os.path.islink(path):
+        return False
+    place = Path(os.fsdecode(path))
+    target = place.resolve()
+    return any(above.resolve().is_relative_to(target) for above in place.parents)
+
+
+def _walk(folder: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """All folders from `folder` down, through links too, each with the names of its files."""
+
     def complain(error: OSError) -> None:  # else os.walk would pass over what it cannot read
         raise error
 
+    for parent, below, names in os.walk(folder, onerror=complain, followlinks=True):
+        below[:] = [name for name in below if not _leads_back(os.path.join(parent, name))]
+        yield parent, names
+
+
+def _scan(folder: Path) -> FileList:
     classes, files, counts = _class_folders(folder), [], []
     extensions, start = tuple(map(os.fsencode, IMG_EXTENSIONS)), len(os.fsencode(folder)) + 1
     for entry in classes:
         before = len(files)
-        for parent, _, names in sorted(os.walk(os.fsencode(entry.path), onerror=complain, followlinks=True)):
+        for parent, names in sorted(_walk(os.fsencode(entry.path))):
             images = sorted(name for name in names if name.lower().endswith(extensions))
             files.extend(os.path.join(parent, name)[start:] for name in images)
         if len(files) == before:

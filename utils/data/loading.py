@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,16 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
 
 import presets
+from presets import DECODE_ERRORS, Image
+from sampler import Key
 from utils.data import named
-from utils.data.folders import list_images
-from utils.data.images import Corrupt, Images, Item, read_file, read_pixels
+from utils.data.folders import FileList, list_images
 from utils.errors import UserError
 from utils.flags.data import NAMED, processes_here
+from utils.rng import derive, seeded
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what a worker hands over; a container has 64 MB of it by default
+MOST_SUBSTITUTES = 100  # so many unreadable files in a row are not a few bad images but a broken disk
 IN_HAND = 2  # batches that the loop holds while the workers make others
 
 
@@ -38,6 +42,73 @@ class Batch(NamedTuple):
     images: Tensor  # uint8, N x 3 x H x W, as it leaves the loader; float once it is on the device
     targets: Tensor  # int64, N
     corrupt: list[str]  # files that could not be read, each with the reason; N is smaller by as many unless replaced
+
+
+class Corrupt(str):
+    """In the place of an image that could not be read: the file, and the reason in brackets."""
+
+
+Item = tuple[Tensor, int] | Corrupt
+
+
+@dataclass(eq=False)
+class Images(Dataset):
+    """Images by key (epoch, index, repeat): everything random about one follows from its key and the run's seed.
+
+    So it looks the same whichever worker loads it, and a resumed run sees what the uninterrupted one would have seen.
+    What is held per image are rows of arrays: a Python object per file would be copied, by its reference count alone,
+    into every worker in the course of an epoch (pytorch issue 13246).
+    """
+
+    rows: np.ndarray | Tensor  # names of files, or pixels
+    targets: np.ndarray | Tensor
+    read: Callable[[str | Tensor], Image | Corrupt]  # makes an image of a path, or of pixels
+    transform: Callable[[Image], Tensor]
+    folder: str | os.PathLike | None = None  # of the files; pixels have none
+    seed: int = 0
+    substitute: bool = False  # for a corrupt image, the next readable one
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name(self, index: int) -> str:
+        """A file's name below its folder, or the number of what is in memory."""
+        return str(index) if self.folder is None else os.fsdecode(self.rows[index])
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder or "", self.name(index))
+
+    def __getitem__(self, key: Key | int) -> Item:
+        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        image = self.read(self.rows[index] if self.folder is None else self.path(index))
+        if isinstance(image, Corrupt):
+            return image
+        with seeded(derive(self.seed, epoch, index, repeat)):
+            return self.transform(image), int(self.targets[index])
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[Item]:
+        """The items of a batch. What could not be read comes before what takes its place."""
+        items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
+        for key in keys:
+            epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+            for step in range(tries):
+                items.append(self[epoch, (index + step) % len(self), repeat])
+                if not isinstance(items[-1], Corrupt):
+                    break
+        return items
+
+
+def read_file(decode: Callable[[str], Image], path: str) -> Image | Corrupt:
+    try:
+        return decode(path)
+    except DECODE_ERRORS as error:
+        reason = str(error).replace(path, "file") or type(error).__name__
+        return Corrupt(f"{path} ({reason})")
+
+
+def read_pixels(image: Tensor) -> Tensor:
+    """Grey images, 1 x H x W, are shown as three equal channels."""
+    return image.expand(3, -1, -1)
 
 
 def load_data(args: Namespace) -> Data:
@@ -60,11 +131,13 @@ def load_data(args: Namespace) -> Data:
             # Spread evenly, since those of a class may follow each other; alike for every seed.
             chosen = np.arange(wanted) * len(targets) // wanted
             rows, targets = rows[chosen], targets[chosen]
-        decoder = presets.DECODERS[args.decode or decode]
-        return Images(rows, targets, read_pixels if by_name else partial(read_file, str(root / part), decoder), **kw)
+        if by_name:
+            return Images(rows, targets, read_pixels, **kw)
+        read, folder = partial(read_file, presets.DECODERS[args.decode or decode]), "train" if args.val_split else part
+        return Images(rows, targets, read, folder=root / folder, **kw)
 
     train, transform = None, presets.train_transform(args, zoom=not by_name)
-    if not args.test_only:
+    if args.calibrate or not args.test_only:
         train = images("train", "tensor", transform=transform, seed=args.seed, substitute=args.on_corrupt == "skip")
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     val = images("val", "pil", transform=transform)
@@ -74,24 +147,39 @@ def load_data(args: Namespace) -> Data:
 def _scan_folders(root: Path, args: Namespace) -> named.Parts:
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
+    if args.val_split:
+        return split(list_images(root / "train", args.cache_dataset), args.val_split)
     train, val = None, list_images(root / "val", args.cache_dataset)
-    if not args.test_only:
+    if args.calibrate or not args.test_only:
         train = list_images(root / "train", args.cache_dataset)
         if train.classes != val.classes:
             only = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
-            where = "; ".join(f"only in {part}: {_first(sorted(names), 5)}" for part, names in only.items() if names)
+            where = "; ".join(f"only in {part}: {first_few(sorted(names), 5)}" for part, names in only.items() if names)
             raise UserError(f"{root / 'train'} and {root / 'val'} hold different classes: {where}")
     return named.Parts(train, val, val.classes)
+
+
+def split(whole: FileList, share: float) -> named.Parts:
+    """Of each class this share validates, evenly spread over its files, and at least one; the rest trains."""
+    to_validate = np.zeros(len(whole.files), bool)
+    of_classes = np.split(np.arange(len(whole.files)), np.flatnonzero(np.diff(whole.targets)) + 1)
+    for name, own in zip(whole.classes, of_classes, strict=True):
+        if len(own) < 2:
+            raise UserError(f"--val-split: class {name} has a single image, which cannot both train and validate")
+        count = max(1, round(share * len(own)))
+        to_validate[own[(2 * np.arange(count) + 1) * len(own) // (2 * count)]] = True
+    parts = (FileList(whole.files[part], whole.targets[part], whole.classes) for part in (~to_validate, to_validate))
+    return named.Parts(*parts, whole.classes)
 
 
 def refuse_other_classes(source: str, known: Sequence[str] | None, classes: Sequence[str], way_out: str) -> None:
     """Weights that know the names of their classes are of use for no others."""
     if known is not None and list(known) != list(classes):
-        theirs, ours = (f"{len(names)} classes ({_first(names, 3)})" for names in (known, classes))
+        theirs, ours = (f"{len(names)} classes ({first_few(names, 3)})" for names in (known, classes))
         raise UserError(f"{source}: was trained on other data, with {theirs}; --data-path has {ours}: {way_out}")
 
 
-def _first(names: Sequence[str], most: int) -> str:
+def first_few(names: Sequence[str], most: int) -> str:
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
@@ -105,13 +193,14 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
-    return _loader(data.train, args, batches, args.train_crop_size)
+    return make_loader(data.train, args, batches, args.train_crop_size, args.workers)
 
 
 def eval_loader(data: Data, args: Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Each image exactly once over all processes. Nothing is padded: the shares may differ by one."""
     share = range(rank, len(data.val), world_size)
-    return _loader(data.val, args, BatchSampler(share, args.batch_size, drop_last=False), args.val_crop_size)
+    batches = BatchSampler(share, args.batch_size, drop_last=False)
+    return make_loader(data.val, args, batches, args.val_crop_size, args.workers)
 
 
 class _OnceWanted(Sampler):
@@ -127,17 +216,20 @@ class _OnceWanted(Sampler):
         return iter(self.batches if self.wanted else ())
 
 
-def _loader(dataset: Dataset, args: Namespace, batches: Sampler, crop: int) -> DataLoader:
+def make_loader(
+    dataset: Dataset, args: Namespace, batches: Sampler | Sequence[list], crop: int, workers: int
+) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
-    kw = {}
-    if args.workers > 0:
-        kw = {"persistent_workers": True, "prefetch_factor": prefetch(args, crop), "worker_init_fn": _end_with_main}
+    kw, workers = {}, min(workers, len(batches))
+    if workers > 0:
+        ahead = prefetch(args, crop, workers)
+        kw = {"persistent_workers": True, "prefetch_factor": ahead, "worker_init_fn": _end_with_main}
         if sys.platform == "linux":
             kw["multiprocessing_context"] = "fork"  # starts in milliseconds and shares the list of files
     return DataLoader(
         dataset,
         batch_sampler=_OnceWanted(batches),
-        num_workers=args.workers,
+        num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
@@ -152,22 +244,22 @@ def start_workers(loader: DataLoader) -> None:
         loader.batch_sampler.wanted = True
 
 
-def prefetch(args: Namespace, crop: int) -> int:
+def prefetch(args: Namespace, crop: int, workers: int) -> int:
     """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows."""
     wanted, least = args.prefetch or max(2, min(16, 512 // args.batch_size)), args.prefetch or 1
     if not os.path.isdir(SHARED_MEMORY):
         return wanted
     memory, size = os.statvfs(SHARED_MEMORY), args.batch_size * (3 * crop * crop + 8)
     free = memory.f_bavail * memory.f_frsize // processes_here()
-    room, needed = max(0, free // size - IN_HAND), (args.workers * least + IN_HAND) * size
-    if room < args.workers * least:
+    room, needed = max(0, free // size - IN_HAND), (workers * least + IN_HAND) * size
+    if room < workers * least:
         smaller = "a smaller --prefetch or " if least > 1 else ""
         raise UserError(
-            f"--workers {args.workers}: their batches need {needed / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has "
+            f"--workers {workers}: their batches need {needed / 1e6:.0f} MB of shared memory, {SHARED_MEMORY} has "
             f"{free / 1e6:.0f} MB for this process: enlarge it (docker run --shm-size) or give {smaller}--workers "
             f"{room // least}"
         )
-    return min(wanted, room // args.workers)
+    return min(wanted, room // workers)
 
 
 def _end_with_main(_worker: int) -> None:

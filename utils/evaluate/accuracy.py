@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.data.loading import first_few
 from utils.errors import UserError
 from utils.processes import is_main, sum_over_processes, world_size
 
 log = logging.getLogger(__name__)
-
-NAMES_SHOWN = 10  # corrupt files named in one message
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,13 @@ def evaluate(
     on_device: Callable,
     autocast: Callable = contextlib.nullcontext,
     on_corrupt: str = "skip",
+    keep: Callable[[list[Tensor]], None] | None = None,
 ) -> dict[Hashable, Result]:
     """Evaluate `subnets` on every image that the `loader`s of all processes hold; the same results in every process.
 
     `on_device(loader)` yields the loader's batches with float images, on the device. Files that cannot be decoded are
-    reported and left out, or with on_corrupt="error" are a UserError in every process.
+    reported and left out, or with on_corrupt="error" are a UserError in every process. `keep` is given each batch's
+    logits, if anybody wants them.
     """
     # right at once, right in five, loss; integers are exact in a double up to 2^53
     sums = torch.zeros(len(subnets), 3, dtype=torch.float64, device=next(model.parameters()).device)
@@ -71,11 +72,14 @@ def evaluate(
                 break  # still joins the sum below, so that no process waits for this one
             if len(batch.images) == 0:
                 continue
-            for row, logits in enumerate(logits_of(model, batch.images, subnets)):
+            found = logits_of(model, batch.images, subnets)
+            for row, logits in enumerate(found):
                 hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
                 loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
                 sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss])
             images += len(batch.images)
+            if keep:
+                keep(found)
     mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=sums.device)
     images, unread, *flat = sum_over_processes(torch.cat([mine, sums.flatten()])).tolist()
     names = _report_corrupt(corrupt, on_corrupt) if unread else ()
@@ -118,9 +122,7 @@ def _report_corrupt(mine: list[str], on_corrupt: str) -> tuple[str, ...]:
         gathered = [None] * world_size()
         dist.all_gather_object(gathered, mine)
     names = tuple(sorted(name for part in gathered for name in part))
-    shown = ", ".join(names[:NAMES_SHOWN])
-    if len(names) > NAMES_SHOWN:
-        shown += f" and {len(names) - NAMES_SHOWN} more"
+    shown = first_few(names, 10)
     if on_corrupt == "error":
         raise UserError(f"cannot read {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
     if is_main():

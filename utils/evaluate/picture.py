@@ -1,4 +1,4 @@
-"""The picture of a table of sub-networks, accuracy over GMACs. The only place to use matplotlib, an optional extra."""
+"""Pictures: a table's, accuracy over GMACs, and that of confusions. The only place to use matplotlib, an extra."""
 
 import logging
 import math
@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.evaluate.table import Row, pareto
 from utils.files import whole_file
 
 log = logging.getLogger(__name__)
+
+MOST_NAMES = 40  # of classes, written beside a picture
 
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # release → sub-network → `gmacs` and `acc@1`
 
@@ -19,12 +23,8 @@ def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note
 
     `note` says what the others are, if they are something else. False, after a warning, if matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
+    if (figure := _figure(path, height=4.5)) is None:
         return False
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     front = pareto(rows)
     axes.plot([row.gmacs for row in front], [row.top1 for row in front], "-", color="C0", label="Pareto front")
@@ -41,6 +41,34 @@ def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note
     figure.legend(loc="outside lower center", ncols=4)
     named = rows if len(rows) <= 16 else front
     write_names(axes, {row.name: (row.gmacs, row.top1) for row in named}, others)
+    return _save(figure, path)
+
+
+def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Path) -> bool:
+    """Of each class's images (a row), what was said of them. False, after a warning, if matplotlib is missing."""
+    if (figure := _figure(path, height=6)) is None:
+        return False
+    axes = figure.subplots()
+    figure.colorbar(axes.imshow(percent, vmin=0, vmax=100), label="% of the class's images")
+    axes.set(title=title, xlabel="said", ylabel="class")
+    if len(classes) <= MOST_NAMES:
+        names = [name.encode(errors="replace").decode().replace("$", r"\$") for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    return _save(figure, path)
+
+
+def _figure(path: Path, height: float) -> Any | None:
+    """A figure, or after a warning None."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
+        return None
+    return Figure(figsize=(7, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> bool:
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=150)
     return True

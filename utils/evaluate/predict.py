@@ -1,15 +1,16 @@
 """`--predict`: the likeliest classes of images that a user names, by one or several sub-networks."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from presets import load_image
-from utils.data.loading import Batch
+from presets import decode_pil
+from utils.data.loading import Batch, Data, Images, read_file
 from utils.errors import UserError
 from utils.evaluate.accuracy import logits_of, running
 from utils.processes import is_main
@@ -19,52 +20,45 @@ log = logging.getLogger(__name__)
 LIKELIEST = 5
 
 
-class Images:
-    """The image at `path`, or those below a folder, in order and in batches; a target is its image's number."""
-
-    def __init__(self, path: Path, transform: Callable, batch_size: int, on_corrupt: str = "error") -> None:
-        if not path.exists():
-            raise UserError(f"--predict {path}: no such file or folder")
-        self.files = [path]
-        if path.is_dir():
-            self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-        if not self.files:
-            raise UserError(f"--predict {path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
-        self.transform, self.batch_size, self.on_corrupt = transform, batch_size, on_corrupt
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.files), self.batch_size):
-            numbers, images = [], []
-            for number, file in enumerate(self.files[start : start + self.batch_size], start):
-                try:
-                    images.append(load_image(str(file), self.transform))
-                    numbers.append(number)
-                except UserError as error:
-                    if self.on_corrupt == "error":
-                        raise
-                    log.warning("left out: %s", error)
-            if images:
-                yield Batch(torch.stack(images), torch.tensor(numbers), [])
+def images_at(path: Path, classes: list[str], transform: Callable) -> Data:
+    """The image at `path`, or those below a folder, in order; a target is its image's number."""
+    if not path.exists():
+        raise UserError(f"--predict {path}: no such file or folder")
+    folder, files = path.parent, [path]
+    if path.is_dir():
+        folder, files = path, sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+    if not files:
+        raise UserError(f"--predict {path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
+    names = np.array([bytes(file.relative_to(folder)) for file in files])
+    images = Images(names, np.arange(len(files)), partial(read_file, decode_pil), transform, folder)
+    return Data(None, images, classes, str(path))
 
 
 def predict(
     model: nn.Module,
-    images: Images,
-    classes: Sequence[str],
+    data: Data,
+    batches: Iterable[Batch],
     subnets: Sequence[Hashable],
-    on_device: Callable,
     autocast: Callable,
+    strict: bool,
 ) -> None:
-    """Say the likeliest classes of each image; one process does it."""
+    """Say the likeliest classes of each image of the `batches`; one process does it. `strict`: all must be readable."""
     if not is_main():
         return
     with running(model, autocast):
-        for batch in on_device(images):
-            lines = [str(images.files[number]) for number in batch.targets]
+        for batch in batches:
+            for problem in batch.corrupt:
+                if strict:
+                    raise UserError(
+                        f"cannot read {problem}: give a JPEG or PNG file, or leave it out: --on-corrupt skip"
+                    )
+                log.warning("left out: %s", problem)
+            if len(batch.targets) == 0:
+                continue
+            lines = [str(Path(data.val.path(number))) for number in batch.targets.tolist()]
             for subnet, logits in zip(subnets, logits_of(model, batch.images, subnets), strict=True):
-                best = logits.softmax(1).topk(min(LIKELIEST, len(classes)))
+                best = logits.softmax(1).topk(min(LIKELIEST, len(data.classes)))
                 for row, (chances, indices) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-                    found = [f"{100 * p:.1f} % {classes[i]}" for p, i in zip(chances, indices, strict=True)]
+                    found = [f"{100 * p:.1f} % {data.classes[i]}" for p, i in zip(chances, indices, strict=True)]
                     lines[row] += f"\n  {model.name(subnet)}  {', '.join(found)}"
-            for line in lines:
-                log.info("%s", line)
+            log.info("%s", "\n".join(lines))

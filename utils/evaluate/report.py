@@ -1,100 +1,100 @@
 """`--test-only`: one sub-network's accuracy, or the table of several with its picture and the best within a budget."""
 
+import argparse
 import logging
 import platform
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision import __version__ as vision_version
 
-from utils.data.loading import Batch
+from utils.data.loading import Batch, Data
 from utils.evaluate import picture, table
-from utils.evaluate.accuracy import Result, evaluate
+from utils.evaluate.accuracy import evaluate
 from utils.evaluate.latency import latencies
+from utils.evaluate.predictions import Predictions
 from utils.evaluate.table import Budget, Row
+from utils.flags.evaluation import chosen
 from utils.processes import from_main, is_main, on_main, world_size
+from utils.setup import Machine
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is told of a network beside accuracies, and where the table of several sub-networks goes."""
-
-    facts: dict[str, Any]  # model, weights, data_path, precision, …: for the first line and subnets.json
-    folder: Path
-    image_size: int
-    latency_batch: int  # images per call; 0: latency is not measured
-    budget: Budget
-    draw: bool  # the picture too
-    published: picture.Published  # what it shows for comparison
-
-
 def test(
+    args: argparse.Namespace,
+    machine: Machine,
     model: nn.Module,
-    loader,
-    subnets: Sequence[Hashable],
-    on_device: Callable,
-    autocast: Callable,
-    on_corrupt: str,
-    report: Report,
-) -> dict[Hashable, Result]:
-    """Evaluate `subnets` in one pass and report; several of them (or a budget) give the table and its files too."""
+    data: Data,
+    loader: DataLoader,
+    about: Mapping[str, str | None],
+    published: picture.Published,
+) -> None:
+    """Evaluate what --skip-cfg names in one pass and report; several sub-networks, or a budget, give the table too.
+
+    `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
+    """
+    budget, on_device = Budget.of(args), machine.place(model, args.channels_last)
+    if args.torch_compile:
+        model.compile()
+    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
+    layout = str(on_device.to_float.memory_format).removeprefix("torch.")
+    facts = {name: getattr(args, name, None) for name in table.REPEATED}
+    facts |= {**about, "data": data.name, "device": str(machine.device)}
+    facts |= {"precision": machine.precision, "memory_format": layout, "compiled": args.torch_compile}
     names = f"{len(subnets)} sub-networks" if len(subnets) > 1 else model.name(subnets[0])
-    facts = ", ".join(f"{name} {value}" for name, value in report.facts.items() if value)
-    log.info("Testing %s on %d images in %d process(es): %s", names, len(loader.dataset), world_size(), facts)
-    rows = _costs(model, subnets, on_device, autocast, report) if len(subnets) > 1 or report.budget else []
-    if report.budget:
-        report.budget.within(rows)  # an impossible one is said before the long part
-    results = evaluate(model, loader, subnets, on_device, autocast, on_corrupt)
+    said = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
+    log.info("Testing %s on %d images in %d process(es): %s", names, len(data.val), world_size(), said)
+    rows = _costs(args, model, subnets, on_device, machine.autocast) if len(subnets) > 1 or budget else []
+    if budget:
+        budget.within(rows)  # an impossible one is said before the long part
+    kept = Predictions(data.val, data.classes, list(map(model.name, subnets))) if args.save_predictions else None
+    results = evaluate(model, loader, subnets, on_device, machine.autocast, args.on_corrupt, kept.add if kept else None)
     for subnet, result in results.items():
         log.info("Test: %s  %d images  loss %.4f  %s", model.name(subnet), result.images, result.loss, result)
+    result = results[subnets[0]]
     if rows:
+        facts |= {"images": result.images, "corrupt": list(result.corrupt)}
         found = zip(rows, results.values(), strict=True)
         rows = [replace(row, top1=result.top1, top5=result.top5) for row, result in found]
-        result, device = results[subnets[0]], next(model.parameters()).device
-        on_main(lambda: _write(sorted(rows, key=lambda row: (row.gmacs, row.params_m)), result, device, report))
-    return results
+        rows.sort(key=lambda row: (row.gmacs, row.params_m))
+        on_main(lambda: _write(args, machine.device, rows, facts, published))
+        if budget:
+            log.info("%s", table.choice(budget.best(rows), budget, facts))
+    if kept:
+        kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
 
 
 def _costs(
-    model: nn.Module, subnets: Sequence[Hashable], on_device: Callable, autocast: Callable, report: Report
+    args: argparse.Namespace, model: nn.Module, subnets: Sequence[Hashable], on_device: Callable, autocast: Callable
 ) -> list[Row]:
     """The table without accuracies. Latency is measured in the main process, while the others wait for it."""
-    measured = dict.fromkeys(subnets)
-    if report.latency_batch and is_main():
-        blank = torch.zeros(report.latency_batch, 3, report.image_size, report.image_size, dtype=torch.uint8)
-        targets = torch.zeros(report.latency_batch, dtype=torch.int64)
-        (batch,) = on_device([Batch(blank, targets, [])])
+    measured, size = dict.fromkeys(subnets), args.val_crop_size
+    if args.latency_batch and is_main():
+        blank = torch.zeros(args.latency_batch, 3, size, size, dtype=torch.uint8)
+        (batch,) = on_device([Batch(blank, torch.zeros(args.latency_batch, dtype=torch.int64), [])])
         measured = latencies(model, subnets, batch.images, autocast)
     measured = from_main(measured)
-    costs = {subnet: model.cost(subnet, report.image_size) for subnet in subnets}
+    costs = {subnet: model.cost(subnet, size) for subnet in subnets}
     return [
         Row(model.name(subnet), cost.macs / 1e9, cost.parameters / 1e6, measured[subnet], top1=0.0, top5=0.0)
         for subnet, cost in costs.items()
     ]
 
 
-def _write(rows: Sequence[Row], result: Result, device: torch.device, report: Report) -> None:
-    """The table on the screen and in its files, the picture, and the best row within the budget."""
+def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, published: dict) -> None:
+    """The table on the screen and in its files, and the picture."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    facts = {
-        **report.facts,
-        "images": result.images,
-        "corrupt": list(result.corrupt),
-        "latency_batch": report.latency_batch,
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version},
-    }
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version}
+    facts = {**facts, "latency_batch": args.latency_batch, "machine": machine, "versions": versions}
     log.info("%s", table.as_text(rows))
-    written = [*table.write(rows, facts, report.folder)]
-    path, title = report.folder / "subnets.png", f"{facts.get('model')} on {facts.get('data')}: one set of weights"
-    if report.draw and picture.draw(rows, title, path, report.published):
-        written.append(path)
+    folder, title = Path(args.output_dir), f"{args.model} on {facts['data']}: one set of weights"
+    written = [*table.write(rows, facts, folder)]
+    if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", published):
+        written.append(folder / "subnets.png")
     log.info("written: %s", ", ".join(map(str, written)))
-    if report.budget:
-        log.info("%s", table.choice(report.budget.best(rows), report.budget, facts))

@@ -3,16 +3,16 @@
 Imports no torch: choosing from a table that is there already (`--from-table`) takes no time.
 """
 
-import csv
-import io
+import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import whole_file, write_json
+from utils.files import write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Budget:
     def limits(self) -> dict[str, float]:
         return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Budget":
+        return cls(args.budget_gmacs, args.budget_latency, args.budget_params)
+
     def __bool__(self) -> bool:
         return bool(self.limits)
 
@@ -67,6 +71,12 @@ class Budget:
 
 
 UNITS = {"gmacs": "GMACs", "latency_ms": "ms", "params_m": "M parameters"}
+# The flags that say what was measured
+REPEATED = (
+    *("model", "stem", "patch_size", "window_size", "no_switchable_norms", "weights", "weights_dir", "init_from"),
+    *("model_ema", "data_path", "val_split", "val_images", "decode", "val_resize_size", "val_crop_size"),
+    "interpolation",
+)
 
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
@@ -94,12 +104,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], facts: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """subnets.csv and subnets.json, the latter with `facts` about model, data, versions and settings."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([field.name for field in fields(Row)])
-    writer.writerows(astuple(row) for row in rows)
-    with whole_file(folder / "subnets.csv") as file:
-        file.write(text.getvalue().encode())
+    write_csv(folder / "subnets.csv", [field.name for field in fields(Row)], map(astuple, rows))
     write_json(folder / "subnets.json", {**facts, "subnets": [asdict(row) for row in rows]})
     return folder / "subnets.csv", folder / "subnets.json"
 
@@ -108,7 +113,11 @@ def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
     """Rows and facts of a subnets.json."""
     try:
         facts = json.loads(Path(path).read_bytes())
-        return [Row(**row) for row in facts.pop("subnets")], facts
+        rows = [Row(**row) for row in facts.pop("subnets")]
+        if not rows:
+            raise ValueError
+        as_text(rows)  # else some figure is no number
+        return rows, facts
     except OSError as error:
         raise UserError(f"--from-table {path}: {error.strerror}; `--test-only --skip-cfg all` writes one") from error
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -117,18 +126,21 @@ def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
 
 def choice(row: Row, budget: Budget, facts: dict[str, Any]) -> str:
     """What the best one is, and how to go on with it."""
-    known = [name for name in ("model", "weights", "data_path") if facts.get(name)]
-    flags = " ".join(f"--{name.replace('_', '-')} {facts[name]}" for name in known)
+    command = ["python", "train_adn.py", "--test-only"]
+    for name in REPEATED:
+        if value := facts.get(name):
+            command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return (
         f"best within {budget}: {row}\n"
-        f"  evaluate it: python train_adn.py --test-only {flags} --skip-cfg {row.name}\n"
+        f"  evaluate it: {shlex.join([*command, '--skip-cfg', row.name])}\n"
         f'  take it out: model.extract(model.parse("{row.name}"))'
     )
 
 
-def choose_from(path: str | Path, budget: Budget) -> str:
+def choose_from(args: argparse.Namespace) -> str:
     """`--from-table` with a budget: the choice, in words."""
+    budget = Budget.of(args)
     if not budget:
         raise UserError("--from-table needs a budget: --budget-gmacs, --budget-latency or --budget-params")
-    rows, facts = read(path)
+    rows, facts = read(args.from_table)
     return choice(budget.best(rows), budget, facts)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, one_of
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
 SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
@@ -34,7 +34,7 @@ def parser(methods: ModuleType) -> Parser:
     add("--init-from", metavar="FILE|NAME", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
-    alone = "individual: train the one network of --skip-cfg alone, on the labels"
+    alone = "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them"
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)
     _optimization_flags(parser)
@@ -108,7 +108,7 @@ def _run_flags(parser: Parser) -> None:
     add("--checkpoint-steps", type=COUNT, help="save every N steps too (default: after every epoch)")
     add("--print-freq", type=COUNT, default=10, help="steps from one log line to the next")
     add("--tensorboard", action="store_true", help="write TensorBoard events too (pip install tensorboard)")
-    add("--seed", type=NATURAL, default=0, metavar="SEED", help="of weights, order and augmentation")
+    add("--seed", type=bounded(int, 0, 2**63 - 1), default=0, metavar="SEED", help="of weights, order and augmentation")
 
 
 def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
@@ -127,7 +127,8 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
         ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
-        ("latency_batch no_picture", testing, "--test-only"),
+        ("latency_batch no_picture save_predictions weights_out", testing, "--test-only"),
+        ("calibrate", not (args.predict and args.calibrate), "training images, so not with --predict"),
         ("weights_url weights_dir", args.weights or args.init_from, "--weights or --init-from NAME"),
         ("ra_reps", args.ra_sampler, "--ra-sampler"),
         ("change_settings", args.resume and not testing, "--resume"),
@@ -142,6 +143,10 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         return "--start-epoch and --resume contradict each other: a checkpoint knows its epoch"
     if args.opt == "sgd_nesterov" and not args.momentum:
         return "--opt sgd_nesterov needs --momentum above 0"
+    if args.lr_warmup_epochs and args.lr_warmup_method == "linear" and not args.lr_warmup_decay:
+        return "--lr-warmup-method linear needs --lr-warmup-decay above 0"
+    if args.weights and args.resume and (testing or args.predict):
+        return "--weights and --resume contradict each other without training: choose one"
     if args.init_from and args.weights:
         return "--init-from and --weights contradict each other: choose one to start from"
     return None

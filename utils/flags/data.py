@@ -37,6 +37,8 @@ def cache_folder() -> Path:
 def data_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--data-path", metavar="PATH", help=f"a folder with train/ and val/, or one of {', '.join(NAMED)}")
+    share = "validate on this share of each class of train/, always the same, where there is no val/"
+    add("--val-split", type=bounded(float, 0, 0.5, open_low=True), metavar="P", help=share)
     add("--train-images", type=COUNT, help="train on only N images, taken evenly from the whole (default: all)")
     add("--val-images", type=COUNT, help="test on only N images, taken evenly from the whole (default: all)")
     add("--download", action="store_true", help=f"fetch {', '.join(FETCHED)} if they are not here")
@@ -78,6 +80,9 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
     The command calls it once; nothing else changes `args`. Then the whole is checked, which only now can be.
     """
     habits = NAMED.get(args.data_path, OF_FOLDERS)
+    has_val = args.data_path in NAMED or Path(args.data_path or "", "val").is_dir()
+    if args.val_split and has_val:
+        raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
     defaults = {
         "model": "resnet18",
         "no_switchable_norms": False,
@@ -88,8 +93,13 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
         "hflip_prob": habits.hflip_prob,
         "workers": min(habits.most_workers, cores_per_process()),
         "download_dir": str(cache_folder() / "data"),
+        "val_split": None,
     }
+    if not (args.test_only or args.predict):
+        defaults["calibrate"] = 40
     defaults.update((name, value) for name, value in (known or {}).items() if value is not None)
+    if has_val:
+        defaults["val_split"] = None  # what trained on a part of another folder can be tested here
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -25,7 +25,15 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
     latency = "images per call when latency is measured; 0 measures none"
     add("--latency-batch", type=NATURAL, default=1, help=latency)
-    add("--no-picture", action="store_true", help="do not draw subnets.png (it needs matplotlib)")
+    own = (
+        "batches of training images from which each sub-network gets batch-norm statistics of its own, at the end of a "
+        "training (default: 40) or before a test (default: those of the file, if it has some); 0: those of training"
+    )
+    add("--calibrate", type=NATURAL, help=own)
+    add("--weights-out", metavar="FILE", help="write the weights that are tested, with their statistics")
+    kept = "write predictions.npz (logits of every image), per_class.csv and a picture of confusions"
+    add("--save-predictions", action="store_true", help=kept)
+    add("--no-picture", action="store_true", help="draw no pictures (they need matplotlib)")
 
 
 def chosen(model: Any, words: Sequence[str] | None) -> list[Hashable]:

@@ -32,7 +32,10 @@ IN_SILENCE = (
     "dist_url device workers prefetch data_path download download_dir cache_dataset on_corrupt start_epoch init_from "
     "weights weights_url weights_dir latency_batch no_picture"
 )
-SAID = "amp amp_dtype channels_last torch_compile sync_bn deterministic decode val_images val_resize_size val_crop_size"
+SAID = (
+    "amp amp_dtype channels_last torch_compile sync_bn deterministic decode calibrate val_images val_resize_size "
+    "val_crop_size"
+)
 
 # Settings in an optimizer's groups: those that only AdamW, RMSprop, SGD have, and those that say how it computes, not
 # what: the latter are this run's, whatever the run that wrote the checkpoint had.
@@ -89,6 +92,9 @@ class State:
         }
         if self.ema:
             content["model_ema"] = self.ema.state_dict()
+        networks = {"model": self.model, **({"model_ema": self.ema.module} if self.ema else {})}
+        if own := {name: found for name, network in networks.items() if (found := network.statistics())}:
+            content["statistics"] = own  # each sub-network's
         if self.scaler.is_enabled():
             content["scaler"] = self.scaler.state_dict()
         return content
@@ -106,6 +112,10 @@ class State:
             count, weights = averaged["n_averaged"], averaged.items()
             load(self.ema.module, {n.removeprefix("module."): w for n, w in weights if n != "n_averaged"}, source)
             self.ema.n_averaged.copy_(count)
+        for name, statistics in content.get("statistics", {}).items():
+            network = self.model if name == "model" else self.ema and self.ema.module
+            if network:
+                network.load_statistics(statistics, source)
         if content.get("scaler"):
             self.scaler.load_state_dict(content["scaler"])
         try:

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "best.pth"
 METRICS, ABOUT, DIAGNOSTIC = "metrics.jsonl", "run.json", "diagnostic.json"
 NUMBERED, BOARD = "model_*.pth", "events.out.tfevents.*"
-FOR_TESTING = ("model", "model_ema", "epoch", "args", "classes", "run", "trained", "versions")  # best.pth has no more
+# what best.pth and --weights-out hold
+FOR_TESTING = ("model", "model_ema", "statistics", "epoch", "args", "classes", "run", "trained", "versions")
 
 
 def save(folder: Path, content: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         while cause.__context__ is not None:
             cause = cause.__context__
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        way_out = "the last checkpoint is still there: make room, then continue with --resume auto"
+        way_out = "what was there is still there: make room, then continue with --resume auto"
         raise UserError(f"{path}: cannot be written ({reason}); {way_out}") from None
 
 
@@ -60,7 +61,12 @@ def keep_epoch(folder: Path, content: Mapping[str, Any], keep: int, best: bool) 
         with as_user_error(oldest, "is no longer to be kept, and cannot be removed"):
             oldest.unlink(missing_ok=True)
     if best:
-        _write(folder / BEST, {name: content[name] for name in FOR_TESTING if name in content})
+        write_weights(folder / BEST, content)
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """What of a checkpoint is for testing, alone."""
+    _write(path, {name: content[name] for name in FOR_TESTING if name in content})
 
 
 def newest_readable(

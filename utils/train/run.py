@@ -19,6 +19,8 @@ from utils import processes
 from utils.data.loading import Data, eval_loader, start_workers, train_loader
 from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
+from utils.evaluate.calibration import calibrate as estimate
+from utils.evaluate.calibration import calibration_loader
 from utils.setup import Machine
 from utils.stop import StopRequest, exit_code
 from utils.train import checkpoint, engine, folder, optim
@@ -124,51 +126,71 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
         f"{run.machine.device}, {run.machine.precision}, batch {args.batch_size} x {args.grad_accum * size}, "
         f"{-(-len(loaders.batches) // args.grad_accum)} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
     )
-    accuracies = "nothing left to train"
+    results: dict[str, Result] = {}
+    if progress.epoch < args.epochs:  # perhaps a run that had been at its end
+        state.model.forget_statistics()
+        tested_network(state).forget_statistics()
     with run.stop.listening():
         while progress.epoch < args.epochs:
             if not engine.train_one_epoch(run, loaders.train, loaders.batches):
                 log.info("Stopped by a signal, saved in %s: continue with --resume auto", run.folder)
                 return exit_code()
             results = finish_epoch(run, loaders.test)
-            accuracies = ", ".join(f"{name} {result}" for name, result in results.items())
+        if args.calibrate and not tested_network(state).statistics():
+            results = calibrate(run, data, loaders.test) or results
+    outcome = ", ".join(f"{role} {results[role]}" for role in run.method.tested if results) or "nothing left to train"
     corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
-        f"Done: {accuracies}; best {next(iter(run.method.tested))} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
+        f"Done: {outcome}; best {next(iter(run.method.tested))} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
         f"metrics.jsonl and run.json in {run.folder}"
     )
     return 0
 
 
-def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
-    """Test (the moving average if there is one), note the outcome, save. Returns what the method's networks came to.
+def tested_network(state: checkpoint.State) -> nn.Module:
+    """The moving average, if there is one."""
+    return state.ema.module if state.ema else state.model
 
-    Those are tested after every epoch, all others after every --test-all-every epochs.
-    """
-    args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
-    model, prefix = (state.ema.module, "EMA ") if state.ema else (state.model, "")
-    tested = dict(run.method.tested)
-    if args.test_all_every and ((epoch + 1) % args.test_all_every == 0 or epoch + 1 == args.epochs):
+
+def test(run: engine.Run, loader: DataLoader, everything: bool, title: str) -> tuple[dict[str, Result], dict]:
+    """Test the method's sub-networks, or all, and say what came out: results by name, and figures for the log."""
+    model, tested = tested_network(run.state), dict(run.method.tested)
+    if everything:
         tested |= {model.name(subnet): subnet for subnet in model.subnets if subnet not in tested.values()}
-    processes.broadcast(model.buffers())
-    tests = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, args.on_corrupt)
-    results, figures = {name: tests[subnet] for name, subnet in tested.items()}, {}
+    found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
+    results, figures = {name: found[subnet] for name, subnet in tested.items()}, {}
     for name, result in results.items():
-        log.info("Test: %s%s %s", prefix, name, result)
-        figures |= {
-            f"test_acc1_{name}": result.top1,
-            f"test_acc5_{name}": result.top5,
-            f"test_loss_{name}": result.loss,
-        }
-    if progress.corrupt:
-        figures["corrupt"] = progress.corrupt
-    run.log.end_epoch(figures, args.epochs)
+        log.info("%s: %s%s %s", title, "EMA " if run.state.ema else "", name, result)
+        kinds = {"acc1": result.top1, "acc5": result.top5, "loss": result.loss}
+        figures |= {f"test_{kind}_{name}": value for kind, value in kinds.items()}
+    return results, figures
+
+
+def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
+    """Test, note the outcome, save. All are tested after every --test-all-every epochs and the last one."""
+    args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
+    processes.broadcast(tested_network(state).buffers())
+    every = args.test_all_every
+    results, figures = test(run, loader, bool(every) and (epoch + 1) % every * (args.epochs - epoch - 1) == 0, "Test")
+    run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)
     state.scheduler.step()
-    results = {name: results[name] for name in run.method.tested}
     top1 = next(iter(results.values())).top1
     best = top1 > progress.best
     progress.best = max(progress.best, top1)
     progress.next_epoch()
     engine.save(run)
     processes.on_main(lambda: folder.keep_epoch(run.folder, state.content(), args.keep, best))
+    return results
+
+
+def calibrate(run: engine.Run, data: Data, loader: DataLoader) -> dict[str, Result]:
+    """At the end of a run: statistics of each sub-network's own, tested and saved. Nothing without batch norms."""
+    args, state, one = run.args, run.state, list(run.method.tested.values())
+    images = calibration_loader(data, args, workers=0)  # it is too late to fork some
+    if not estimate(tested_network(state), images, run.on_device, args.on_corrupt, one if len(one) == 1 else None):
+        return {}
+    log.info("Each sub-network has batch-norm statistics of its own now")
+    results, figures = test(run, loader, bool(args.test_all_every), "Test, calibrated")
+    run.log.record("calibrated", state.progress.epoch - 1, 0, figures)
+    engine.save(run)
     return results

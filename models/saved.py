@@ -1,0 +1,43 @@
+"""A file of weights, read: the weights themselves, and what the file says of how they were made and are to be used."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from . import zoo
+from .weights import WeightsError, model_state, read_checkpoint, settings_of, words_of
+
+SHAPE = {"stem": str, "patch_size": int, "window_size": int}  # settings that say how a network is built
+# what a user may leave to the file, with the type that it has there
+SETTINGS = {"model": str, "no_switchable_norms": bool, "val_split": float, "val_resize_size": int, "val_crop_size": int}
+SETTINGS |= {"interpolation": str} | SHAPE
+
+
+class Saved(NamedTuple):
+    source: str
+    state: dict[str, Tensor]
+    statistics: Mapping[str, Mapping[str, Tensor]]  # of each sub-network's own; empty if there are none
+    classes: list[str] | None  # their names, if the file says them
+    trained: list[str]  # names of sub-networks
+    settings: dict[str, Any]  # those that the file says
+    about: str  # in words, what was taken of it
+
+
+def read_weights(path: Path, name: str | None = None, model: str | None = None, ema: bool = False) -> Saved:
+    """What `path` holds; `name` is that of released weights, `model` whose they should be, `ema` asks for averages."""
+    content, source = read_checkpoint(path), str(path)
+    state = model_state(content, ema=ema, source=source)
+    settings = settings_of(content, SETTINGS, source) | zoo.settings(name, model)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if model not in (None, settings.get("model", model)):
+        raise WeightsError(f"{source}: is of --model {settings['model']}, not {model}")
+    statistics = content.get("statistics")
+    statistics = statistics.get("model_ema" if ema else "model") if isinstance(statistics, Mapping) else None
+    about = ["averaged" if ema else "not averaged (--model-ema takes their average)"] if "model_ema" in content else []
+    about += [f"epoch {content['epoch']}"] if "epoch" in content else []
+    trained = words_of(content, "trained", source) or []
+    about += [f"{' and '.join(trained)} trained"] if trained else []
+    classes = words_of(content, "classes", source)
+    return Saved(source, state, statistics or {}, classes, trained, settings, ", ".join(about))

@@ -1,0 +1,50 @@
+"""Batch-norm statistics of each sub-network's own, estimated on training images that are seen as in an evaluation.
+
+Their crops, not those of training: statistics are of the images that the network will meet. They come in one fixed
+list of batches, of which each process takes its share, so that the result does not depend on the number of processes.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from utils import processes
+from utils.data.loading import Data, make_loader, start_workers
+from utils.errors import UserError
+from utils.rng import derive
+
+
+def calibration_loader(data: Data, args: argparse.Namespace, workers: int) -> DataLoader:
+    """This process's share of --calibrate batches of different training images."""
+    images = dataclasses.replace(data.train, read=data.val.read, transform=data.val.transform)
+    size = min(args.batch_size, len(images))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(args.seed, args.calibrate)))
+    batches = order[: args.calibrate * size].split(size)
+    whole = [batch.tolist() for batch in batches if len(batch) == size]
+    share = whole[processes.rank() :: processes.world_size()]
+    loader = make_loader(images, args, share, args.val_crop_size, workers)
+    start_workers(loader)
+    return loader
+
+
+def calibrate(
+    model: nn.Module,
+    loader: DataLoader,
+    on_device: Callable,
+    on_corrupt: str,
+    subnets: Sequence[Hashable] | None = None,
+) -> int:
+    """Give sub-networks (None: all) statistics of their own. Returns of how many norms; 0 without batch norms."""
+
+    def images() -> Iterator[Tensor]:
+        for batch in on_device(loader):
+            if batch.corrupt and on_corrupt == "error":
+                raise UserError(f"cannot decode {batch.corrupt[0]}: mend or remove it, or say --on-corrupt skip")
+            if len(batch.images):
+                yield batch.images
+
+    return model.calibrate(images(), subnets, processes.sum_over_processes)
