@@ -43,7 +43,7 @@ def test_a_checkpoint_says_what_it_is_of_and_is_tested_so(individual, tmp_path, 
 
 def test_statistics_are_used_estimated_kept_or_left_out(tmp_path, capsys):
     """The digits' networks in between are much better with statistics of their own."""
-    train = "--model resnet20 --data-path digits --epochs 2 --lr 0.05 --batch-size 64 --workers 0 --device cpu"
+    train = f"--model resnet20 {DIGITS} --train-images 1000 --epochs 3 --lr 0.05 --batch-size 32 --print-freq 100"
     assert train_adn.main([*train.split(), "--output-dir", str(tmp_path), "--calibrate", "0"]) == 0
     raw, own = tmp_path / "checkpoint.pth", tmp_path / "own.pth"
     test = f"--test-only --data-path digits --device cpu --skip-cfg all --latency-batch 0 --output-dir {tmp_path}"
@@ -55,7 +55,7 @@ def test_statistics_are_used_estimated_kept_or_left_out(tmp_path, capsys):
 
     before = worst("--weights", str(raw))
     estimated = worst("--weights", str(raw), "--calibrate", "5", "--batch-size", "64", "--weights-out", str(own))
-    assert estimated > before + 5
+    assert estimated > before + 3
     assert "statistics each sub-network's own, estimated now" in capsys.readouterr().out
     assert worst("--weights", str(own)) == estimated
     assert worst("--weights", str(own), "--calibrate", "0") == before
@@ -74,9 +74,8 @@ def test_the_end_of_a_training_estimates_statistics_and_a_longer_one_anew(tmp_pa
     assert "nothing left to train" in capsys.readouterr().out
     assert train_adn.main([*train, "--epochs", "2"]) == 0
     second = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["statistics"]["model"]
-    assert not torch.equal(
-        first["TF"]["layer2.0.bn1_skip.running_mean"], second["TF"]["layer2.0.bn1_skip.running_mean"]
-    )
+    name = "layer2.0.bn1.running_mean"
+    assert not torch.equal(first["TF"][name], second["TF"][name])
     assert "statistics" not in torch.load(tmp_path / "model_0.pth", weights_only=False)
 
 
