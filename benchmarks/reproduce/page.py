@@ -109,11 +109,11 @@ def write(folder: Path) -> Path:
             outcome = Outcome([run for run in runs if run["setting"] == setting])
             lines += [f"\n### {setting}\n", *tables(outcome)]
             rows = [Row(n, outcome.gmacs[n], 0, None, top1, 0) for n, top1 in outcome.means("adn").items()]
-            alone = {n: {"gmacs": outcome.gmacs[n], "acc@1": a} for n, a in outcome.means("super", "base").items()}
+            alone = [{"gmacs": outcome.gmacs[n], "top1": a} for n, a in outcome.means("super", "base").items()]
             if rows and alone:
                 picture = folder / f"{name}-{setting}.png"
-                others = {"super-net and base-net": alone}
-                if draw(rows, f"{setting}, mean over seeds", picture, others, "trained alone"):
+                others = {"super-net and base-net trained alone": alone}
+                if draw(rows, f"{setting}, mean over seeds", picture, others):
                     lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
     with whole_file(page := folder / "method.md") as file:
         file.write(("\n".join(lines) + "\n").encode())

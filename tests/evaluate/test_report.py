@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import PIL.Image
 import pytest
@@ -158,15 +159,19 @@ def test_without_matplotlib_the_table_is_there_and_a_line_says_what_is_missing(r
     assert len(json.loads((tmp_path / "subnets.json").read_text())["subnets"]) == 2
 
 
-def test_the_picture_shows_rows_and_published_points(tmp_path):
+def test_the_picture_shows_rows_and_others_over_each_known_cost(tmp_path):
     pytest.importorskip("matplotlib", reason="the picture is an extra that needs matplotlib")
     rows = [Row("TTTT", 2.56, 17.1, None, 75.0, 92.0), Row("FFFF", 4.09, 25.6, None, 77.0, 93.0)]
     sizes = []
-    for published in ({}, models.zoo.published("resnet50")):
-        picture.draw(rows, "title", tmp_path / "subnets.png", published)
+    for others in ({}, {"one": [{"gmacs": 3, "top1": 76}], "two": [{"gmacs": 4, "latency_ms": 5, "top1": 76.5}]}):
+        picture.draw(rows, "title", tmp_path / "subnets.png", others)
         with PIL.Image.open(tmp_path / "subnets.png") as image:
             sizes.append(image.size)
             colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
-        assert ((44, 160, 44) in colours) is bool(published)  # the second release's green
+        assert ((44, 160, 44) in colours) is bool(others)  # the second one's green
         assert (31, 119, 180) in colours
-    assert sizes == [(1050, 675)] * 2
+    measured = [replace(row, latency_ms=3.0) for row in rows]
+    picture.draw(measured, "title", tmp_path / "subnets.png", others)
+    with PIL.Image.open(tmp_path / "subnets.png") as image:
+        sizes.append(image.size)
+    assert sizes == [(1050, 675), (1050, 675), (2100, 675)]

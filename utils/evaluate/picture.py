@@ -1,4 +1,4 @@
-"""Pictures: a table's, accuracy over GMACs, and that of confusions. The only place to use matplotlib, an extra."""
+"""Pictures: a table's, accuracy over cost, and that of confusions. The only place to use matplotlib, an extra."""
 
 import logging
 import math
@@ -14,39 +14,51 @@ from utils.files import whole_file
 log = logging.getLogger(__name__)
 
 MOST_NAMES = 40  # of classes, written beside a picture
+MARKERS = "Dos^"
 
-Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # release → sub-network → `gmacs` and `acc@1`
+COSTS = {"gmacs": "GMACs per image", "latency_ms": "milliseconds per call"}
+
+Points = Sequence[Mapping[str, float | None]]  # of sub-networks: `gmacs`, `latency_ms`, `top1`, as far as known
 
 
-def draw(rows: Sequence[Row], title: str, path: Path, published: Published, note: str = "published") -> bool:
-    """Accuracy over GMACs, with the Pareto front and, for comparison, what others published of the same model.
+def draw(rows: Sequence[Row], title: str, path: Path, others: Mapping[str, Points]) -> bool:
+    """Accuracy over GMACs and, where it was measured, over latency; `others` by name, hollow, for comparison.
 
-    `note` says what the others are, if they are something else. False, after a warning, if matplotlib is missing.
+    False, after a warning, if matplotlib is missing.
     """
-    if (figure := _figure(path, height=4.5)) is None:
+    costs = [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
+    if (figure := _figure(path, width=7 * len(costs), height=4.5)) is None:
         return False
-    axes = figure.subplots()
-    front = pareto(rows)
-    axes.plot([row.gmacs for row in front], [row.top1 for row in front], "-", color="C0", label="Pareto front")
-    axes.scatter([row.gmacs for row in rows], [row.top1 for row in rows], color="C0", label="sub-networks")
-    others = []
-    for number, (release, points) in enumerate(published.items(), 1):
-        places = [(point["gmacs"], point["acc@1"]) for point in points.values()]
-        label = f"{release} ({note})"
-        axes.plot(*zip(*places, strict=True), "s--", color=f"C{number}", fillstyle="none", label=label)
-        others += places
-    axes.set(title=title, xlabel="GMACs per image", ylabel="Acc@1 (%)")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    places = [_panel(axes, cost, rows, others) for axes, cost in zip(panels, costs, strict=True)]
+    figure.suptitle(title)
+    panels[0].set_ylabel("Acc@1 (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for axes, (named, crowd) in zip(panels, places, strict=True):  # when it is known where everything lies
+        write_names(axes, named, crowd)
+    return _save(figure, path)
+
+
+def _panel(axes: Any, cost: str, rows: Sequence[Row], others: Mapping[str, Points]) -> tuple[dict, list]:
+    """Draw the points over one cost, with the Pareto front. Returns those to be named, and the others."""
+    points, front = {row.name: (getattr(row, cost), row.top1) for row in rows}, pareto(rows, cost)
+    axes.plot(*zip(*(points[row.name] for row in front), strict=True), "-", color="C0", label="Pareto front")
+    axes.scatter(*zip(*points.values(), strict=True), color="C0", label="sub-networks", zorder=3)
+    crowd = []
+    for number, (name, theirs) in enumerate(others.items(), 1):
+        places = [(point[cost], point["top1"]) for point in theirs if point.get(cost) is not None]
+        x, y = zip(*places, strict=True) if places else ((), ())
+        axes.plot(x, y, MARKERS[number % len(MARKERS)], color=f"C{number}", fillstyle="none", label=name)
+        crowd += places
+    axes.set_xlabel(COSTS[cost])
     axes.grid(alpha=0.3)
     axes.margins(0.08)
-    figure.legend(loc="outside lower center", ncols=4)
-    named = rows if len(rows) <= 16 else front
-    write_names(axes, {row.name: (row.gmacs, row.top1) for row in named}, others)
-    return _save(figure, path)
+    return {row.name: points[row.name] for row in (rows if len(rows) <= 16 else front)}, crowd
 
 
 def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Path) -> bool:
     """Of each class's images (a row), what was said of them. False, after a warning, if matplotlib is missing."""
-    if (figure := _figure(path, height=6)) is None:
+    if (figure := _figure(path, width=7, height=6)) is None:
         return False
     axes = figure.subplots()
     figure.colorbar(axes.imshow(percent, vmin=0, vmax=100), label="% of the class's images")
@@ -58,14 +70,14 @@ def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Pat
     return _save(figure, path)
 
 
-def _figure(path: Path, height: float) -> Any | None:
+def _figure(path: Path, width: float, height: float) -> Any | None:
     """A figure, or after a warning None."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
         return None
-    return Figure(figsize=(7, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> bool:

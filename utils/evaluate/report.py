@@ -24,6 +24,8 @@ from utils.setup import Machine
 
 log = logging.getLogger(__name__)
 
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]  # release → sub-network → `gmacs` and `acc@1`
+
 
 def test(
     args: argparse.Namespace,
@@ -32,12 +34,18 @@ def test(
     data: Data,
     loader: DataLoader,
     about: Mapping[str, str | None],
-    published: picture.Published,
+    published: Published,
 ) -> None:
     """Evaluate what --skip-cfg names in one pass and report; several sub-networks, or a budget, give the table too.
 
     `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
     """
+    others = {}
+    for release, points in published.items():
+        theirs = [{"gmacs": point["gmacs"], "top1": point["acc@1"]} for point in points.values()]
+        others[f"{release} (published)"] = theirs
+    for path in map(Path, args.compare or ()):
+        others[path.absolute().parent.name] = [vars(row) for row in table.read(path, "--compare")[0]]
     budget, on_device = Budget.of(args), machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
@@ -62,7 +70,7 @@ def test(
         found = zip(rows, results.values(), strict=True)
         rows = [replace(row, top1=result.top1, top5=result.top5) for row, result in found]
         rows.sort(key=lambda row: (row.gmacs, row.params_m))
-        on_main(lambda: _write(args, machine.device, rows, facts, published))
+        on_main(lambda: _write(args, machine.device, rows, facts, others))
         if budget:
             log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
@@ -86,7 +94,7 @@ def _costs(
     ]
 
 
-def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, published: dict) -> None:
+def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, others: dict) -> None:
     """The table on the screen and in its files, and the picture."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
@@ -95,6 +103,6 @@ def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], fact
     log.info("%s", table.as_text(rows))
     folder, title = Path(args.output_dir), f"{args.model} on {facts['data']}: one set of weights"
     written = [*table.write(rows, facts, folder)]
-    if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", published):
+    if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", others):
         written.append(folder / "subnets.png")
     log.info("written: %s", ", ".join(map(str, written)))

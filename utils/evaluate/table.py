@@ -79,10 +79,10 @@ REPEATED = (
 )
 
 
-def pareto(rows: Sequence[Row]) -> list[Row]:
+def pareto(rows: Sequence[Row], cost: str = "gmacs") -> list[Row]:
     """The rows that no other beats: those more accurate than everything cheaper, by cost."""
     front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.gmacs, -row.top1)):
+    for row in sorted(rows, key=lambda row: (getattr(row, cost), -row.top1)):
         if not front or row.top1 > front[-1].top1:
             front.append(row)
     return front
@@ -109,7 +109,7 @@ def write(rows: Sequence[Row], facts: dict[str, Any], folder: Path) -> tuple[Pat
     return folder / "subnets.csv", folder / "subnets.json"
 
 
-def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
+def read(path: str | Path, flag: str = "--from-table") -> tuple[list[Row], dict[str, Any]]:
     """Rows and facts of a subnets.json."""
     try:
         facts = json.loads(Path(path).read_bytes())
@@ -119,9 +119,9 @@ def read(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
         as_text(rows)  # else some figure is no number
         return rows, facts
     except OSError as error:
-        raise UserError(f"--from-table {path}: {error.strerror}; `--test-only --skip-cfg all` writes one") from error
+        raise UserError(f"{flag} {path}: {error.strerror}; `--test-only --skip-cfg all` writes one") from error
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"--from-table {path}: not a subnets.json that `--test-only --skip-cfg all` wrote") from None
+        raise UserError(f"{flag} {path}: not a subnets.json that `--test-only --skip-cfg all` wrote") from None
 
 
 def choice(row: Row, budget: Budget, facts: dict[str, Any]) -> str:

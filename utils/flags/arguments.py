@@ -127,7 +127,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
         ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
-        ("latency_batch no_picture save_predictions weights_out", testing, "--test-only"),
+        ("latency_batch no_picture compare save_predictions weights_out", testing, "--test-only"),
         ("calibrate", not (args.predict and args.calibrate), "training images, so not with --predict"),
         ("weights_url weights_dir", args.weights or args.init_from, "--weights or --init-from NAME"),
         ("ra_reps", args.ra_sampler, "--ra-sampler"),

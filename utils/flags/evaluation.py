@@ -33,6 +33,8 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add("--weights-out", metavar="FILE", help="write the weights that are tested, with their statistics")
     kept = "write predictions.npz (logits of every image), per_class.csv and a picture of confusions"
     add("--save-predictions", action="store_true", help=kept)
+    beside = "show the points of these subnets.json too, hollow, by the names of their folders"
+    add("--compare", nargs="+", metavar="FILE", help=beside)
     add("--no-picture", action="store_true", help="draw no pictures (they need matplotlib)")
 
 
