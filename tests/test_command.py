@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train_adn
-from tests.launch import ENVIRONMENT, ROOT, command
+from tests.launch import ENVIRONMENT, ROOT, command, launch
 
 DIGITS = (
     "--data-path digits --train-images 64 --val-images 20 --batch-size 16 --lr 0.01 --print-freq 1 --epochs 1 "
@@ -60,6 +60,12 @@ def test_statistics_are_used_estimated_kept_or_left_out(tmp_path, capsys):
     assert worst("--weights", str(own)) == estimated
     assert worst("--weights", str(own), "--calibrate", "0") == before
     assert json.loads((tmp_path / "subnets.json").read_text())["statistics"] == "of training"
+    more = ["--calibrate", "5", "--batch-size", "64", "--weights-out", tmp_path / "two.pth"]
+    done = launch("train_adn.py", *test.split(), "--weights", raw, *more, processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(path, weights_only=False)["statistics"]["model"] for path in (own, tmp_path / "two.pth"))
+    for prefix, statistics in one.items():
+        torch.testing.assert_close(two[prefix], statistics)
     predict = ["--predict", str(next((ROOT / "results").glob("*.png"))), "--device", "cpu", "--weights", str(own)]
     assert train_adn.main(predict) == 0
 
