@@ -11,9 +11,11 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import InterpolationMode, transforms
 from torchvision.transforms.functional import pil_to_tensor
 
+import methods
 import presets
 from tests.pictures import bad_images, odd_images, scene
-from utils.flags.data import POLICIES, data_flags, fill_defaults
+from utils.flags.arguments import parser
+from utils.flags.data import POLICIES, fill_defaults
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +24,7 @@ def odd(tmp_path_factory):
 
 
 def arguments(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    data_flags(parser)
-    args = parser.parse_args(["--train-crop-size", "32", *flags])
+    args = parser(methods).parse_args(["--train-crop-size", "32", *flags])
     fill_defaults(args)
     return args
 

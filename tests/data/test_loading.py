@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+import methods
 from sampler import TrainBatches
 from tests.pictures import bad_images, image_folder
 from utils.data.loading import Batch, Corrupt, Data, eval_loader, load_data, train_loader
 from utils.errors import UserError
-from utils.flags.data import data_flags, fill_defaults
+from utils.flags.arguments import parser
+from utils.flags.data import fill_defaults
 
 
 def arguments(path, *flags: str, test_only: bool = False, seed: int = 0) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    data_flags(parser)
     sizes = ["--train-crop-size", "24", "--val-resize-size", "28", "--val-crop-size", "24"]
-    args = parser.parse_args(["--data-path", str(path), *sizes, "--workers", "0", *flags])
+    args = parser(methods).parse_args(["--data-path", str(path), *sizes, "--workers", "0", *flags])
     args.batch_size, args.test_only, args.seed = 4, test_only, seed
     fill_defaults(args)
     return args

@@ -1,6 +1,5 @@
 """The bundled digits as they are published, and the idx files of Fashion-MNIST wherever they lie."""
 
-import argparse
 import functools
 import gzip
 import hashlib
@@ -16,11 +15,13 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, FashionMNIST
 
+import methods
 from tests.data.test_loading import arguments
 from utils.data import named as named_datasets
 from utils.data.loading import load_data
 from utils.errors import UserError
-from utils.flags.data import NAMED, data_flags, fill_defaults
+from utils.flags.arguments import parser
+from utils.flags.data import NAMED, fill_defaults
 
 FASHION = {"train": 20, "t10k": 10}
 
@@ -67,10 +68,7 @@ def test_digits_of_a_class_look_alike():
 
 
 def test_digits_from_the_command_line_are_coloured_sized_and_never_mirrored():
-    parser = argparse.ArgumentParser()
-    data_flags(parser)
-    args = parser.parse_args(["--data-path", "digits"])
-    args.test_only, args.seed = False, 0
+    args = parser(methods).parse_args(["--data-path", "digits"])
     fill_defaults(args)
     data = load_data(args)
     assert (args.hflip_prob, args.train_crop_size, args.workers) == (0, 32, 0)

@@ -7,17 +7,14 @@ import sys
 
 import pytest
 
+import methods
 from utils.errors import UserError
-from utils.flags.data import cores_per_process, data_flags, fill_defaults
+from utils.flags.arguments import parser
+from utils.flags.data import cores_per_process, fill_defaults
 
 
 def completed(*flags: str, known: dict | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    data_flags(parser)
-    parser.set_defaults(
-        model=None, no_switchable_norms=None, test_only=False, predict=None, calibrate=None
-    )  # of others
-    args = parser.parse_args(flags)
+    args = parser(methods).parse_args(flags)
     fill_defaults(args, known or {})
     return args
 
