@@ -19,8 +19,7 @@ from utils import processes
 from utils.data.loading import Data, eval_loader, start_workers, train_loader
 from utils.errors import UserError
 from utils.evaluate.accuracy import Result, evaluate
-from utils.evaluate.calibration import calibrate as estimate
-from utils.evaluate.calibration import calibration_loader
+from utils.evaluate.calibration import calibrate, calibration_loader
 from utils.setup import Machine
 from utils.stop import StopRequest, exit_code
 from utils.train import checkpoint, engine, folder, optim
@@ -137,7 +136,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
                 return exit_code()
             results = finish_epoch(run, loaders.test)
         if args.calibrate and not tested_network(state).statistics():
-            results = calibrate(run, data, loaders.test) or results
+            results = end_with_calibration(run, data, loaders.test) or results
     outcome = ", ".join(f"{role} {results[role]}" for role in run.method.tested if results) or "nothing left to train"
     corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
@@ -152,7 +151,7 @@ def tested_network(state: checkpoint.State) -> nn.Module:
     return state.ema.module if state.ema else state.model
 
 
-def test(run: engine.Run, loader: DataLoader, everything: bool, title: str) -> tuple[dict[str, Result], dict]:
+def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: str) -> tuple[dict[str, Result], dict]:
     """Test the method's sub-networks, or all, and say what came out: results by name, and figures for the log."""
     model, tested = tested_network(run.state), dict(run.method.tested)
     if everything:
@@ -171,7 +170,9 @@ def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
     processes.broadcast(tested_network(state).buffers())
     every = args.test_all_every
-    results, figures = test(run, loader, bool(every) and (epoch + 1) % every * (args.epochs - epoch - 1) == 0, "Test")
+    results, figures = test_networks(
+        run, loader, bool(every) and (epoch + 1) % every * (args.epochs - epoch - 1) == 0, "Test"
+    )
     run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)
     state.scheduler.step()
     top1 = next(iter(results.values())).top1
@@ -183,14 +184,14 @@ def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     return results
 
 
-def calibrate(run: engine.Run, data: Data, loader: DataLoader) -> dict[str, Result]:
+def end_with_calibration(run: engine.Run, data: Data, loader: DataLoader) -> dict[str, Result]:
     """At the end of a run: statistics of each sub-network's own, tested and saved. Nothing without batch norms."""
     args, state, one = run.args, run.state, list(run.method.tested.values())
     images = calibration_loader(data, args, workers=0)  # it is too late to fork some
-    if not estimate(tested_network(state), images, run.on_device, args.on_corrupt, one if len(one) == 1 else None):
+    if not calibrate(tested_network(state), images, run.on_device, args.on_corrupt, one if len(one) == 1 else None):
         return {}
     log.info("Each sub-network has batch-norm statistics of its own now")
-    results, figures = test(run, loader, bool(args.test_all_every), "Test, calibrated")
+    results, figures = test_networks(run, loader, bool(args.test_all_every), "Test, calibrated")
     run.log.record("calibrated", state.progress.epoch - 1, 0, figures)
     engine.save(run)
     return results
