@@ -1,6 +1,6 @@
 """What is trained: settings x methods x seeds. One more method or setting is one more line here."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Method(NamedTuple):
@@ -8,6 +8,7 @@ class Method(NamedTuple):
     tested: str  # which sub-networks
     training: str = ""  # flags of training
     network: str = ""  # flags of training and testing
+    longer: int = 1  # how many times the setting's epochs
 
 
 METHODS = {
@@ -18,6 +19,9 @@ METHODS = {
     "shared-norms": Method("ADN without switchable norms", "all", network="--no-switchable-norms"),
     "labels": Method("ADN without self-distillation", "all", "--no-distillation"),
     "labels-shared-norms": Method("ADN without both", "all", "--no-distillation", "--no-switchable-norms"),
+    "middle": Method("ADN with --middle 1", "all", "--middle 1"),
+    "drawn": Method("one drawn sub-network a step", "all", "--method drawn"),
+    "drawn-longer": Method("one drawn sub-network a step, twice as long", "all", "--method drawn", longer=2),
 }
 MAIN, ALL = ("adn", "super", "base"), tuple(METHODS)
 
@@ -29,6 +33,10 @@ class Setting(NamedTuple):
     methods: tuple[str, ...]
     network: str  # flags of training and testing: the network, its images, the precision
     recipe: str  # flags of training
+    epochs: int
+
+
+Purpose = Literal["training", "raw", "calibrated"]  # then tests with the statistics of training, and with own ones
 
 
 class Run(NamedTuple):
@@ -40,12 +48,15 @@ class Run(NamedTuple):
     def name(self) -> str:
         return f"{self.setting.name}-{self.method}-{self.seed}"
 
-    def flags(self, testing: bool) -> list[str]:
-        """Of a user's train_adn.py command, but for folders and weights. The test is on all test images."""
+    def flags(self, purpose: Purpose) -> list[str]:
+        """Of a user's train_adn.py command, but for folders and weights. The tests are on all test images."""
         method = METHODS[self.method]
-        rest = f"{self.setting.recipe} {method.training} --seed {self.seed}"
-        if testing:
+        rest = f"{self.setting.recipe} {method.training} --epochs {self.setting.epochs * method.longer}"
+        rest = f"{rest} --seed {self.seed} --calibrate 0"
+        if purpose != "training":
+            batches = 0 if purpose == "raw" else 40
             rest = f"--test-only --skip-cfg {method.tested} --batch-size 250 --latency-batch 0 --no-picture"
+            rest = f"{rest} --calibrate {batches} --budget-gmacs 1000"  # with a budget one sub-network has a table too
         return f"{self.setting.network} {method.network} {rest}".split()
 
 
@@ -59,25 +70,56 @@ class Grid:
 
 
 FASHION, ON_CPU = "--data-path fashion-mnist --amp", "--data-path fashion-mnist --amp --workers 0"
-COSINE = "--lr-scheduler cosineannealinglr --norm-weight-decay 0 --bias-weight-decay 0"
-LONG = f"{COSINE} --batch-size 128 --epochs 20 --lr-warmup-epochs 2 --lr-warmup-method linear --print-freq 100"
-SGD = f"{LONG} --lr 0.1 --weight-decay 5e-4"
-ADAMW = f"{LONG} --opt adamw --lr 0.001 --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
-SHORT = f"{COSINE} --batch-size 32 --print-freq 50 --val-images 1000"
-SHORT_SGD = f"{SHORT} --lr 0.05 --weight-decay 5e-4 --train-images 12000"
+COSINE = "--lr-scheduler cosineannealinglr --norm-weight-decay 0 --bias-weight-decay 0 --print-freq 100"
+WARM = f"{COSINE} --lr-warmup-epochs 1 --lr-warmup-method linear"
+SGD = f"{WARM} --batch-size 128 --lr 0.1 --weight-decay 5e-4"
+ADAMW = "--opt adamw --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
+SHORT = f"{COSINE} --batch-size 32 --val-images 1000"
 SHORT_ADAMW = f"{SHORT} --opt adamw --lr 0.0005 --weight-decay 0.05 --train-images 10000"
 
 GRIDS = {
     "full": Grid(
         "all 60,000 training images, 20 epochs, on one GPU",
-        Setting("resnet18", ALL, f"--model resnet18 --stem small {FASHION}", SGD),
-        Setting("resnet50", MAIN, f"--model resnet50 --stem small {FASHION}", SGD),
-        Setting("swin_t", MAIN, f"--model swin_t --patch-size 2 {FASHION}", ADAMW),
+        Setting("resnet18", ALL, f"--model resnet18 --stem small {FASHION}", SGD, 20),
+        Setting("resnet50", MAIN, f"--model resnet50 --stem small {FASHION}", SGD, 20),
+        Setting(
+            "swin_t",
+            MAIN,
+            f"--model swin_t --patch-size 2 {FASHION}",
+            f"{WARM} --batch-size 128 {ADAMW} --lr 0.001",
+            20,
+        ),
+    ),
+    "cpu": Grid(
+        "all 60,000 training images, 20 epochs, on CPU cores",
+        Setting(
+            "resnet20",
+            (
+                "adn",
+                "super",
+                "base",
+                "drawn",
+                "middle",
+                "drawn-longer",
+                "labels",
+                "shared-norms",
+                "labels-shared-norms",
+            ),
+            f"--model resnet20 {ON_CPU}",
+            f"{WARM} --batch-size 64 --lr 0.1 --weight-decay 5e-4 --val-images 2000",
+            20,
+        ),
     ),
     "quick": Grid(
         "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
-        Setting("resnet32", ALL, f"--model resnet32 {ON_CPU}", f"{SHORT_SGD} --epochs 8"),
-        Setting("resnet18", MAIN, f"--model resnet18 {ON_CPU}", f"{SHORT_ADAMW} --epochs 10"),
-        Setting("swin_t", MAIN, f"--model swin_t --patch-size 7 --window-size 2 {ON_CPU}", f"{SHORT_ADAMW} --epochs 8"),
+        Setting(
+            "resnet32",
+            ALL[:7],
+            f"--model resnet32 {ON_CPU}",
+            f"{SHORT} --lr 0.05 --weight-decay 5e-4 --train-images 12000",
+            8,
+        ),
+        Setting("resnet18", MAIN, f"--model resnet18 {ON_CPU}", SHORT_ADAMW, 10),
+        Setting("swin_t", MAIN, f"--model swin_t --patch-size 7 --window-size 2 {ON_CPU}", SHORT_ADAMW, 8),
     ),
 }

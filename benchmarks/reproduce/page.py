@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -16,11 +17,17 @@ BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference", "too few seed
 OPENING = """# Does the method do what its paper says?
 
 Written by `python -m benchmarks.reproduce --report` from results/*.json, which name every run's command. Accuracies
-(Acc@1, %) of the last epoch on all test images, mean ± standard deviation over seeds. Differences are paired by seed,
-in points; one no larger than its standard deviation is called no difference."""
+(Acc@1, %) of the last epoch on all test images, mean ± standard deviation over seeds: raw, with the batch-norm
+statistics of training as the paper has it, and calibrated, with statistics of each sub-network's own; networks trained
+alone are treated alike. Differences are paired by seed, in points; one no larger than its standard deviation is called
+no difference."""
+KINDS = {"top1": "raw", "calibrated": "calibrated"}
 NO_PREMISE = """
 The premise is not met: the deeper network is no better than the shallower one even alone. So the claims about accuracy
 say little here."""
+
+
+WHOLE, HALF = attrgetter("whole"), attrgetter("half")  # of an outcome: the super-net's name, the base-net's
 
 
 class Claim(NamedTuple):
@@ -39,16 +46,24 @@ class Claim(NamedTuple):
 
 
 class Outcome:
-    """The runs of a setting: accuracies of sub-networks, and what a training took, by method and seed."""
+    """The runs of a setting: accuracies of sub-networks, of one kind, and what a training took, by method and seed."""
 
-    def __init__(self, runs: list[dict[str, Any]]) -> None:
-        self.runs = runs
+    def __init__(self, runs: list[dict[str, Any]], kind: str = "top1") -> None:
+        self.runs, self.kind = runs, kind
         self.gmacs = {name: row["gmacs"] for run in runs for name, row in run["subnets"].items()}
         self.whole, self.half = max(self.gmacs, key=self.gmacs.get), min(self.gmacs, key=self.gmacs.get)
 
     def top1(self, method: str, subnet: str) -> dict[int, float]:
         found = {run["seed"]: run["subnets"].get(subnet) for run in self.runs if run["method"] == method}
-        return {seed: row["top1"] for seed, row in found.items() if row}
+        return {seed: row[self.kind] for seed, row in found.items() if row and self.kind in row}
+
+    def worst_between(self, method: str) -> dict[int, float]:
+        """By seed, of the sub-networks that are neither the super-net nor the base-net."""
+        between = [self.top1(method, name) for name in self.gmacs if name not in (self.whole, self.half)]
+        return {seed: min(values[seed] for values in between if seed in values) for seed in between[0]}
+
+    def points(self, *methods: str) -> list[dict[str, float]]:
+        return [{"gmacs": self.gmacs[name], "top1": top1} for name, top1 in self.means(*methods).items()]
 
     def means(self, *methods: str) -> dict[str, float]:
         found = [(name, self.top1(method, name).values()) for method in methods for name in self.gmacs]
@@ -75,6 +90,9 @@ class Outcome:
             *((f"4. Switchable norms help the {net}", ("adn", s), ("shared-norms", s), better) for s, net in ends),
             *((f"Both, {net}", ("adn", s), ("labels-shared-norms", s), ()) for s, net in ends),
             *((f"Distilling features as well, {net}", ("adn-features", s), ("adn", s), ()) for s, net in ends),
+            *((f"One more sub-network a step, {net}", ("middle", s), ("adn", s), ()) for s, net in ends),
+            *((f"One drawn sub-network a step, {net}", ("drawn", s), ("adn", s), ()) for s, net in ends),
+            *((f"The same at ADN's cost, {net}", ("drawn-longer", s), ("adn", s), ()) for s, net in ends),
         )
         found = []
         for text, first, second, wanted in rows:
@@ -106,34 +124,47 @@ def write(folder: Path) -> Path:
         lines.append(f"\n## Grid `{name}`\n\n{content['note']}. {len(runs)} of {content['planned']} runs ({machines};")
         lines.append(f"{hours}). Run it again: `python -m benchmarks.reproduce {name}`.")
         for setting in dict.fromkeys(run["setting"] for run in runs):
-            outcome = Outcome([run for run in runs if run["setting"] == setting])
-            lines += [f"\n### {setting}\n", *tables(outcome)]
-            rows = [Row(n, outcome.gmacs[n], 0, None, top1, 0) for n, top1 in outcome.means("adn").items()]
-            alone = [{"gmacs": outcome.gmacs[n], "top1": a} for n, a in outcome.means("super", "base").items()]
-            if rows and alone:
-                picture = folder / f"{name}-{setting}.png"
-                others = {"super-net and base-net trained alone": alone}
-                if draw(rows, f"{setting}, mean over seeds", picture, others):
-                    lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
+            mine = [run for run in runs if run["setting"] == setting]
+            outcomes = [Outcome(mine, kind) for kind in KINDS]
+            outcomes = [outcome for outcome in outcomes if outcome.means("adn")]
+            lines += [f"\n### {setting}\n", *tables(outcomes)]
+            picture = folder / f"{name}-{setting}.png"
+            if outcomes and draw_outcomes(outcomes, f"{setting}, mean over seeds", picture):
+                lines.append(f"\n![{setting}: accuracy over GMACs]({picture.name})")
     with whole_file(page := folder / "method.md") as file:
         file.write(("\n".join(lines) + "\n").encode())
     return page
 
 
-def tables(outcome: Outcome) -> list[str]:
-    lines = [
-        "| training | seeds | super-net | base-net | time of a run (super-net alone = 1) |",
-        "|---|---|---|---|---|",
-    ]
+def draw_outcomes(outcomes: list[Outcome], title: str, path: Path) -> bool:
+    """ADN's sub-networks, the last kind filled; beside them the other kind, and the two networks trained alone."""
+    *raw, shown = outcomes
+    others = {f"ADN, {KINDS[outcome.kind]}": outcome.points("adn") for outcome in raw}
+    others |= {"trained alone": shown.points("super", "base"), "drawn": shown.points("drawn")}
+    rows = [Row(name, shown.gmacs[name], 0, None, top1, 0) for name, top1 in shown.means("adn").items()]
+    return draw(
+        rows, f"{title}, {KINDS[shown.kind]}", path, {name: points for name, points in others.items() if points}
+    )
+
+
+def tables(outcomes: list[Outcome]) -> list[str]:
+    """What the methods came to, and the claims: both for each kind of accuracies that there is."""
+    kinds = [KINDS[outcome.kind] for outcome in outcomes]
+    columns = [f"{what}, {kind}" for what in ("super-net", "base-net", "worst between") for kind in kinds]
+    lines = [f"| training | seeds | {' | '.join(columns)} | time of a run (super-net alone = 1) |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
     for method, (title, *_) in METHODS.items():
-        if seconds := outcome.seconds(method):
-            top1 = [mean(outcome.top1(method, subnet).values()) for subnet in (outcome.whole, outcome.half)]
-            times = mean(paired(lambda run, alone: run / alone, seconds, outcome.seconds("super")))
+        if seconds := outcomes[0].seconds(method):
+            top1 = [mean(o.top1(method, net(o)).values()) for net in (WHOLE, HALF) for o in outcomes]
+            top1 += [mean(outcome.worst_between(method).values()) for outcome in outcomes]
+            times = mean(paired(lambda run, alone: run / alone, seconds, outcomes[0].seconds("super")))
             lines.append(f"| {title} | {len(seconds)} | {' | '.join(top1)} | {times} |")
-    lines += ["", "| claim | measured | difference | verdict |", "|---|---|---|---|"]
-    claims = outcome.claims()
-    lines += [f"| {c.text} | {c.label} | {mean(c.values, '+')} | {c.verdict} |" for c in claims]
-    return [*lines, NO_PREMISE] if claims[0].verdict.startswith("**") else lines
+    lines += ["", f"| claim | measured | {' | '.join(f'{kind} | verdict' for kind in kinds)} |"]
+    lines.append("|---" * (2 + 2 * len(kinds)) + "|")
+    for claims in zip(*(outcome.claims() for outcome in outcomes), strict=True):
+        found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
+        lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
+    return [*lines, NO_PREMISE] if outcomes[-1].claims()[0].verdict.startswith("**") else lines
 
 
 def mean(values: Collection[float], sign: str = "") -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.grids import Run
+from benchmarks.reproduce.grids import Purpose, Run
 from utils.errors import UserError
 from utils.files import whole_file
 
@@ -46,12 +46,12 @@ class Runner:
                 os.kill(pid, signal.SIGTERM)
 
     def run(self, run: Run) -> None:
-        """Training, test, result. If a command fails, all the others stop."""
+        """Training, tests, result. If a command fails, all the others stop."""
         place = self.folder / run.name
-        for testing in (False, True):
+        for purpose in ("training", "raw", "calibrated"):
             if self.stopped or self.result(run):
                 return
-            if (code := self.command(place, run, testing)) and not self.stopped:
+            if (code := self.command(place, run, purpose)) and not self.stopped:
                 self.stop()
                 raise UserError(f"{run.name}: a command ended with exit code {code}; see {place / 'log.txt'}")
         if code == 0:
@@ -60,11 +60,13 @@ class Runner:
             for path in place.glob("*.pth"):  # together they would fill a disk
                 path.unlink()
 
-    def command(self, place: Path, run: Run, testing: bool) -> int:
-        place.mkdir(parents=True, exist_ok=True)
-        own = ["--weights", f"{place}/checkpoint.pth"] if testing else ["--resume", "auto"]
+    def command(self, place: Path, run: Run, purpose: Purpose) -> int:
+        training = purpose == "training"
+        output = place if training else place / purpose
+        output.mkdir(parents=True, exist_ok=True)
+        own = ["--resume", "auto"] if training else ["--weights", f"{place}/checkpoint.pth"]
         script = Path(__file__).resolve().parents[2] / "train_adn.py"
-        command = [sys.executable, str(script), *run.flags(testing), *self.extra, "--output-dir", str(place), *own]
+        command = [sys.executable, str(script), *run.flags(purpose), *self.extra, "--output-dir", str(output), *own]
         env = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
         with open(place / "log.txt", "a") as log:
             start, child = time.monotonic(), subprocess.Popen(command, stdout=log, stderr=log, env=env)
@@ -74,7 +76,7 @@ class Runner:
         _, status, usage = os.wait4(child.pid, 0)  # tells the processor time of this one child
         self.active.remove(child.pid)
         child.returncode = os.waitstatus_to_exitcode(status)
-        took = {"testing": testing, "wall": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime}
+        took = {"testing": not training, "wall": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime}
         with open(place / "times.jsonl", "a") as file:
             file.write(json.dumps(took) + "\n")
         return child.returncode
@@ -83,12 +85,18 @@ class Runner:
 def summary(place: Path, run: Run) -> dict[str, Any]:
     """What a run came to, without a word about where on this machine it was."""
     about = json.loads((place / "run.json").read_text())
-    rows = json.loads((place / "subnets.json").read_text())["subnets"]
+    raw, calibrated = (
+        {row["name"]: row for row in json.loads((place / purpose / "subnets.json").read_text())["subnets"]}
+        for purpose in ("raw", "calibrated")
+    )
     times = [json.loads(line) for line in (place / "times.jsonl").read_text().splitlines()]
     device = about["args"]["device"]
     return {"setting": run.setting.name, "method": run.method, "seed": run.seed, "device": device} | {
-        "command": " ".join(["python train_adn.py", *run.flags(testing=False)]),
-        "subnets": {row["name"]: {"top1": row["top1"], "gmacs": row["gmacs"]} for row in rows},
+        "command": " ".join(["python train_adn.py", *run.flags("training")]),
+        "subnets": {
+            name: {"top1": row["top1"], "calibrated": calibrated[name]["top1"], "gmacs": row["gmacs"]}
+            for name, row in raw.items()
+        },
         "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
         "versions": about["versions"],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores" if device == "cpu" else about["device"],

@@ -27,7 +27,8 @@ TINY = Setting(
     "tiny",
     ("adn",),
     "--model resnet20 --data-path digits --val-resize-size 16 --val-crop-size 16 --workers 0",
-    "--train-crop-size 16 --train-images 240 --val-images 50 --epochs 3 --batch-size 60",
+    "--train-crop-size 16 --train-images 240 --val-images 50 --batch-size 60",
+    3,
 )
 
 
@@ -115,8 +116,17 @@ def test_the_page_holds_the_numbers_and_the_pictures(tmp_path: Path):
     (tmp_path / "made-up.json").write_text(json.dumps(results))
     (tmp_path / "speed-cpu.json").write_text('{"groups": []}')  # lies beside it, and is none of these
     text = page.write(tmp_path).read_text()
-    assert "| ADN | 3 | 81.00 ± 1.00 | 77.00 ± 1.00 | 1.50 ± 0.00 |" in text
+    assert "| ADN | 3 | 81.00 ± 1.00 | 77.00 ± 1.00 | 79.00 ± 1.00 | 1.50 ± 0.00 |" in text
     assert "| adn FF − super FF | +1.50 ± 1.00 | holds: better |" in text
+    for run in results["runs"]:
+        for row in run["subnets"].values():
+            row["calibrated"] = row["top1"] + (3 if run["method"] == "base" else 0.5)
+    (tmp_path / "made-up.json").write_text(json.dumps(results))
+    text = page.write(tmp_path).read_text()
+    assert "| ADN | 3 | 81.00 ± 1.00 | 81.50 ± 1.00 | 77.00 ± 1.00 | 77.50 ± 1.00 | 79.00 ± 1.00 |" in text
+    assert (
+        "| adn TT − base TT | -3.00 ± 1.00 | **does not hold**: worse | -5.50 ± 1.00 | **does not hold**: worse" in text
+    )
     assert "The premise is not met" in text
     assert [(tmp_path / name).exists() for name in re.findall(r"\((\S+\.png)\)", text)] == [True]
 
@@ -126,8 +136,9 @@ def test_the_grids_are_what_the_command_takes(grid: Grid):
     assert len({run.name for run in grid.runs}) == len(grid.runs)
     assert {run.seed for run in grid.runs} == {0, 1, 2}
     for run in grid.runs:
-        parser(methods).parse_args(run.flags(testing=False))
-        parser(methods).parse_args([*run.flags(testing=True), "--weights", "some"])
+        parser(methods).parse_args(run.flags("training"))
+        for purpose in ("raw", "calibrated"):
+            parser(methods).parse_args([*run.flags(purpose), "--weights", "some"])
 
 
 def test_a_run_killed_and_a_grid_stopped_go_on(tmp_path: Path):
@@ -156,7 +167,8 @@ def test_a_run_killed_and_a_grid_stopped_go_on(tmp_path: Path):
     text = (tmp_path / "results" / "tiny.json").read_text()
     [result] = json.loads(text)["runs"]
     assert len(result["subnets"]) == 2**3  # this network has three stages
-    assert all(row["top1"] > 0 and row["gmacs"] > 0 for row in result["subnets"].values())
+    assert all(row.keys() == {"top1", "calibrated", "gmacs"} for row in result["subnets"].values())
+    assert any(row["top1"] != row["calibrated"] for row in result["subnets"].values())
     assert result["command"].startswith("python train_adn.py --model resnet20")
     assert result["seconds"]["cpu"] > 0
     assert str(tmp_path) not in text
