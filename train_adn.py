@@ -158,7 +158,6 @@ def use_statistics(
 ) -> str:
     """Give the network running statistics of each sub-network's own, by `images` or its file; which, in words."""
     if images:
-        setup.refuse_single_values(model, args.batch_size, args.val_crop_size)
         on_device = machine.place(model, args.channels_last)
         norms = calibration.calibrate(model, images, on_device, args.on_corrupt)
         return "each sub-network's own, estimated now" if norms else "none, there are no batch norms"

@@ -143,7 +143,7 @@ def moved() -> float:
     model = tiny("vit_b_16").train()
     alone = copy.deepcopy(model)
     sgd, sgd_alone = (torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, weight_decay=0.1) for m in (model, alone))
-    progress, scaler = SimpleNamespace(epoch=0, step=0, corrupt=0), torch.amp.GradScaler("cpu", enabled=False)
+    progress, scaler = SimpleNamespace(epoch=0, step=0, corrupt=[]), torch.amp.GradScaler("cpu", enabled=False)
     state = SimpleNamespace(model=model, optimizer=sgd, scaler=scaler, ema=None, progress=progress)
     step = TrainingStep(share_gradients(model), nn.CrossEntropyLoss(), None, contextlib.nullcontext)
     method, meters = Drawn(args, model), Meters(1, torch.device("cpu"))

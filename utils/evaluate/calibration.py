@@ -18,10 +18,13 @@ from utils.errors import UserError
 from utils.rng import derive
 
 
+LEAST = 32  # images in a batch: its own spread is an estimate, and of a single image there may be none
+
+
 def calibration_loader(data: Data, args: argparse.Namespace, workers: int) -> DataLoader:
     """This process's share of --calibrate batches of different training images."""
     images = dataclasses.replace(data.train, read=data.val.read, transform=data.val.transform)
-    size = min(args.batch_size, len(images))
+    size = min(max(args.batch_size, LEAST), len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(args.seed, args.calibrate)))
     batches = order[: args.calibrate * size].split(size)
     whole = [batch.tolist() for batch in batches if len(batch) == size]
