@@ -58,6 +58,19 @@ def test_latencies_are_measured_and_each_weight_is_cast_once(model):
     assert set(operators.of_weights.values()) == {1}
 
 
+def test_a_gpu_calibrates_as_the_cpu_does(model):
+    batches = [torch.randn(16, 3, 32, 32) for _ in range(3)]
+    alike = models.resnet20(num_classes=10)
+    alike.load_state_dict(model.state_dict())
+    alike.calibrate(batches)
+    model.calibrate(images.cuda() for images in batches)
+    found = model.statistics()
+    for prefix, statistics in alike.statistics().items():
+        for name, expected in statistics.items():
+            assert found[prefix][name].is_cuda
+            torch.testing.assert_close(found[prefix][name].cpu(), expected, rtol=1e-2, atol=1e-2)  # TF32
+
+
 @pytest.mark.parametrize("flags", ["", "--amp", "--torch-compile"])
 def test_a_gpu_finds_the_accuracies_of_the_cpu(digits_run, tmp_path, capsys, flags):
     common = f"--test-only --model resnet20 --data-path digits --weights {digits_run / 'checkpoint.pth'} --skip-cfg all"

@@ -357,7 +357,7 @@ def test_hooks_see_mandatory_blocks_under_either_flag() -> None:
 def test_compile_makes_each_network_once(name: str) -> None:
     torch._dynamo.reset()
     model, x = tiny(name), batch()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for _ in range(3):
         for skip in (model.super_net, model.base_net):
