@@ -17,7 +17,6 @@ from utils.data.loading import Data, make_loader, start_workers
 from utils.errors import UserError
 from utils.rng import derive
 
-
 LEAST = 32  # images in a batch: its own spread is an estimate, and of a single image there may be none
 
 
