@@ -40,12 +40,7 @@ def test(
 
     `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
     """
-    others = {}
-    for release, points in published.items():
-        theirs = [{"gmacs": point["gmacs"], "top1": point["acc@1"]} for point in points.values()]
-        others[f"{release} (published)"] = theirs
-    for path in map(Path, args.compare or ()):
-        others[path.absolute().parent.name] = [vars(row) for row in table.read(path, "--compare")[0]]
+    others = _to_compare(args, published)
     budget, on_device = Budget.of(args), machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
@@ -75,6 +70,17 @@ def test(
             log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
         kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
+
+
+def _to_compare(args: argparse.Namespace, published: Published) -> dict[str, picture.Points]:
+    """What the picture shows beside, by name: published points, and those of --compare's tables."""
+    found = {}
+    for release, points in published.items():
+        theirs = [{"gmacs": point["gmacs"], "top1": point["acc@1"]} for point in points.values()]
+        found[f"{release} (published)"] = theirs
+    for path in map(Path, args.compare or ()):
+        found[path.absolute().parent.name] = [vars(row) for row in table.read(path, "--compare")[0]]
+    return found
 
 
 def _costs(
