@@ -4,13 +4,10 @@ Where a norm is folded into its convolution, the two twins make two convolutions
 other formats'. Facts are in a JSON file beside it.
 """
 
-import contextlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Runtime

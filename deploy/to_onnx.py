@@ -30,7 +30,8 @@ def save(wanted: Wanted, path: Path) -> None:
             program, dynamo=True, input_names=names, output_names=["logits"], optimize=True, verbose=False
         )
     model = exported.model
-    repair(model)
+    move(model)
+    strip(model)
     model.producer_name, model.producer_version = "adaptive-depth", None
     model.metadata_props[KEY] = json.dumps(wanted.facts)
     large = sum(weight.const_value.nbytes for weight in weights_of(model)) > LIMIT
@@ -47,13 +48,16 @@ def misplaced(graph: ir.Graph) -> list[tuple[ir.Value, ir.Graph]]:
     return [(weight, *found) for weight, found in users.items() if len(found) == 1 and graph not in found]
 
 
-def repair(model: ir.Model) -> None:
-    for weight in list(model.graph.initializers.values()):
-        if not weight.uses():
-            del model.graph.initializers[weight.name]
+def move(model: ir.Model) -> None:
+    """Weights to the branches that alone use them; those that nothing uses go."""
+    for weight in [weight for weight in model.graph.initializers.values() if not weight.uses()]:
+        del model.graph.initializers[weight.name]
     for weight, branch in misplaced(model.graph):
         del model.graph.initializers[weight.name]
         branch.initializers[weight.name] = weight
+
+
+def strip(model: ir.Model) -> None:
     for thing in annotated(model):
         thing.metadata_props.clear()
         thing.doc_string = None

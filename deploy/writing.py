@@ -1,4 +1,4 @@
-"""From a weights file to a network with facts about it, and from these to a file that was run before it got its name."""
+"""From a weights file to a network with facts about it, and from these to a file that is run before it has its name."""
 
 import argparse
 import contextlib
@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,7 +123,7 @@ def write(form: ModuleType, wanted: Wanted, path: Path) -> tuple[int, int | None
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A file of this name in a new folder beside `path`. It, and what lies beside it, move to their place at the end."""
+    """A file of this name in a new folder beside `path`. It and its companions move to their places at the end."""
     with as_user_error(path, "cannot be written"):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
