@@ -16,6 +16,8 @@ from torch.export import Dim, ExportedProgram, export
 
 from models import AdaptiveDepth
 
+MOST = 65536  # images of a call where their number is free; PyTorch 2.6 wants a bound
+
 
 class Wanted(NamedTuple):
     """What a file is made of."""
@@ -54,7 +56,7 @@ class Part(nn.Module):
         return getattr(self.owner, self.method)(x)
 
 
-class Path:
+class Traced:
     """A traced sub-path: its program, and the tensors it takes before `x`, of every prefix that it runs under."""
 
     def __init__(self, variants: Sequence[nn.Module], x: Tensor, dynamic: bool) -> None:
@@ -76,7 +78,7 @@ class Switch(nn.Module):
         model.eval()(images)  # in evaluation mode throughout, with the sub-paths of now
         self.length = model.num_skippable_stages
         self.known: dict[tuple[int, ...], str] = {}
-        self.steps: list[tuple[int, dict[bool, Path], list[str]]] = []
+        self.steps: list[tuple[int, dict[bool, Traced], list[str]]] = []
         embed = model._selected.paths[model._path(())].__self__
         x = self._add(0, {False: [Part(embed, "_embed")]}, images, dynamic)
         for stage in range(1, self.length + 2):
@@ -87,7 +89,7 @@ class Switch(nn.Module):
         self._add(0, {False: [Part(model, "_classify")]}, x, dynamic)
 
     def _add(self, stage: int, variants: dict[bool, list[nn.Module]], x: Tensor, dynamic: bool) -> Tensor:
-        paths = {flag: Path(modules, x, dynamic) for flag, modules in variants.items()}
+        paths = {flag: Traced(modules, x, dynamic) for flag, modules in variants.items()}
         names = [self._known(tensors) for path in paths.values() for tensors in path.inputs]
         self.steps.append((stage, paths, list(dict.fromkeys(names))))
         return variants[False][0](x).detach()
@@ -115,7 +117,7 @@ class Switch(nn.Module):
         return x
 
 
-def _chosen(path: Path, places: list[int]) -> Callable[..., tuple[Tensor]]:
+def _chosen(path: Traced, places: list[int]) -> Callable[..., tuple[Tensor]]:
     def run(x: Tensor, *given: Tensor) -> tuple[Tensor]:
         return path(*(given[place] for place in places), x)
 
@@ -128,5 +130,5 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: bool) -> ExportedProgram:
     """The program of a module; with `dynamic` the first input has any number of rows."""
-    shapes = ({0: Dim("batch", min=1)}, *[None] * (len(inputs) - 1)) if dynamic else None
+    shapes = ({0: Dim("batch", min=1, max=MOST)}, *[None] * (len(inputs) - 1)) if dynamic else None
     return export(module, inputs, dynamic_shapes=shapes, strict=False)

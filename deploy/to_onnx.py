@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deploy.switch import Wanted, single, switch
+from utils.errors import UserError
 
 LIMIT = 2**31 - 2**24  # bytes of weights in one file: protobuf reads no more than 2 GiB
 KEY = "adaptive_depth"  # the model's metadata entry with the facts as JSON
@@ -26,9 +27,12 @@ def save(wanted: Wanted, path: Path) -> None:
     names = ["images"] if wanted.alone else ["images", "skip"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = torch.onnx.export(
-            program, dynamo=True, input_names=names, output_names=["logits"], optimize=True, verbose=False
-        )
+        try:
+            exported = torch.onnx.export(
+                program, dynamo=True, input_names=names, output_names=["logits"], optimize=True, verbose=False
+            )
+        except torch.onnx.OnnxExporterError:
+            raise UserError(f"PyTorch {torch.__version__} cannot write this as ONNX: use a newer one") from None
     model = exported.model
     move(model)
     strip(model)

@@ -10,7 +10,7 @@ from models.convnext import AdaptiveConvNeXt
 from models.mobilenetv2 import AdaptiveMobileNetV2
 from models.regnet import AdaptiveRegNet
 from models.resnet import AdaptiveResNet
-from models.swin_transformer import V2, AdaptiveSwin
+from models.swin_transformer import AdaptiveSwin
 from models.vision_transformer import AdaptiveVisionTransformer
 from tests.filled import filled
 
@@ -21,13 +21,11 @@ VIT = {"image_size": SIZE, "patch_size": 8, "num_layers": 8, "hidden_dim": 16, "
 
 FAMILIES: dict[str, Callable[..., models.AdaptiveDepth]] = {
     "resnet": lambda n: AdaptiveResNet(Bottleneck, (2, 2, 2, 2), stem="small", width_per_group=4, num_classes=n),
-    "small_resnet": lambda n: models.build("resnet20", width=8, num_classes=n),
     "mobilenet": lambda n: AdaptiveMobileNetV2(inverted_residual_setting=GROUPS, num_classes=n),
     "vit": lambda n: AdaptiveVisionTransformer(**VIT, num_classes=n),
     "swin": lambda n: AdaptiveSwin(**SWIN, num_classes=n),
-    "swin_v2": lambda n: AdaptiveSwin(**{**V2, **SWIN}, num_classes=n),
     "convnext": lambda n: AdaptiveConvNeXt((8, 16, 24), (2, 2, 2), num_classes=n),
-    "regnet": lambda n: AdaptiveRegNet(6, 24, 16, 2.5, 8, num_classes=n),
+    "regnet": lambda n: AdaptiveRegNet(8, 16, 12, 2.2, 8, num_classes=n),
 }
 
 

@@ -1,24 +1,24 @@
-"""One ONNX file of all depths, of every family: in onnxruntime it gives torch's logits, and what is broken is refused."""
+"""One ONNX file of all depths, of every family, gives torch's logits in onnxruntime; what is broken is refused."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import models
+from deploy import writing
+from deploy.switch import Wanted
 from tests.deploy.shallow import FAMILIES, SIZE, batch, shallow
 from utils.errors import UserError
 
-for needed in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(needed, reason="needs pip install -e '.[onnx]'")
-
-import onnx_ir as ir
-import onnxruntime
-
-from deploy import to_onnx, writing
-from deploy.switch import Wanted
+pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
+pytest.importorskip("onnxscript", reason="needs pip install -e '.[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
+ir = pytest.importorskip("onnx_ir", reason="needs pip install -e '.[onnx]'")
+to_onnx = pytest.importorskip("deploy.to_onnx")
 
 FACTS = {"classes": ["a", "b"]}
 
@@ -89,13 +89,12 @@ def test_large_networks_have_a_file_of_weights_beside(
 ) -> None:
     model, _ = mobilenet
     monkeypatch.setattr(to_onnx, "LIMIT", 1000)
-    (tmp_path / "later").mkdir()
     size, _, _ = writing.write(to_onnx, wanted(model, ["FFF"]), tmp_path / "large.onnx")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data", "later"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     assert size > 4 * sum(p.numel() for p in model.view(model.super_net).parameters()) > 100_000
 
 
-def swapped(file: ir.Model) -> None:
+def swapped(file: Any) -> None:
     """The two branches of the second stage."""
     node = [node for node in file.graph if node.op_type == "If"][1]
     then, other = node.attributes.pop("then_branch"), node.attributes.pop("else_branch")
@@ -103,7 +102,7 @@ def swapped(file: ir.Model) -> None:
     node.attributes["else_branch"] = ir.AttrGraph("else_branch", then.as_graph())
 
 
-def one_norm(file: ir.Model) -> None:
+def one_norm(file: Any) -> None:
     """Both branches use the norm of one of them, in the first place where there are two."""
     node = next(node for node in file.graph if node.op_type == "If")
     one, two = (
