@@ -28,7 +28,7 @@ class AdaptiveVisionTransformer(AdaptiveDepth, vision_transformer.VisionTransfor
 
     def _embed(self, x: Tensor) -> Tensor:
         patches = self._process_input(x)
-        x = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.encoder.dropout(x + self.encoder.pos_embedding)
 
     def _body(self) -> Iterable[nn.Module]:
