@@ -37,7 +37,7 @@ class Decision(NamedTuple):
 
 def _closest(fitting: Sequence[Option], width: float) -> Option:
     """Of the options whose latency is closest below the slack: most requests, then most accurate."""
-    return _largest([option for option in fitting if option.seconds > fitting[-1].seconds - width], width)
+    return _largest([option for option in fitting if option.seconds >= fitting[-1].seconds - width], width)
 
 
 def _accurate(fitting: Sequence[Option], width: float) -> Option:

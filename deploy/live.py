@@ -72,7 +72,11 @@ class Server:
         try:
             with self.inside():
                 while (decision := self._next()) is not None:
-                    answers = self.run(decision.option, decision.requests)
+                    try:
+                        answers = self.run(decision.option, decision.requests)
+                    except Exception:
+                        self.governor.give_back(decision)
+                        raise
                     for request, answer in zip(self.governor.finish(decision), answers, strict=True):
                         self.answer(request, answer)
         except Exception as error:  # raised again in the caller's thread
@@ -103,7 +107,7 @@ class Images:
         data = load_data(network.args)
         if network.classes:
             way_out = "give the --data-path of its training"
-            refuse_other_classes(network.weights or "", network.classes, data.classes, way_out)
+            refuse_other_classes(str(network.args.weights), network.classes, data.classes, way_out)
         chosen = np.arange(min(most, len(data.val))) * len(data.val) // min(most, len(data.val))
         batch = collate([data.val[int(index)] for index in chosen])
         (self.images, self.targets, _), self.model = next(network.on_device([batch])), network.model

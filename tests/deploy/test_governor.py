@@ -187,3 +187,11 @@ def test_nothing_is_lost_or_answered_twice_whatever_the_threads_do(policy, late)
         end(request)
     assert len(queue) == 0
     assert ends == Counter(range(requests))
+
+
+@pytest.mark.parametrize("policy", ["slack-fit", "F"])
+def test_a_single_option_is_enough(policy):
+    queue = Governor([Option("F", 2, 0.01, 80.0)], policy)
+    assert all(queue.submit(number, 1.0, now=0.0) for number in range(3))
+    assert queue.decide(now=0.0).requests == [0, 1]
+    assert queue.decide(now=0.01).requests == [2]
