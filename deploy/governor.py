@@ -48,10 +48,10 @@ def _largest(fitting: Sequence[Option], width: float) -> Option:
     return max(fitting, key=lambda option: (option.batch, option.accuracy, -option.seconds))
 
 
-# what to choose of the options that fit the earliest deadline, by latency; and the width of a bucket
+# what to choose of the options that fit, by latency; and the width of a bucket
 POLICIES: dict[str, Callable[[Sequence[Option], float], Option]] = {
-    "slack-fit": _closest,  # the only one that looks behind the earliest deadline
-    "earliest-slack": _closest,  # the rule as SuperServe (arXiv 2312.16733) has it
+    "slack-fit": _largest,  # into the slack of all who wait; for the others those fit that meet the earliest deadline
+    "earliest-slack": _closest,  # the rule of SuperServe (arXiv 2312.16733)
     "most-accurate": _accurate,
     "largest-batch": _largest,
 }
@@ -62,14 +62,15 @@ class Governor:
 
     A request that cannot be met any more is refused, or with `late` served when nothing else waits. Slack-fit parts
     with a few more under load: where more wait than a batch takes, with those for whom a full one of the quickest
-    network is too slow. For smaller batches serve fewer requests a second, and would leave all others too late as well.
+    network is too slow. For smaller batches serve fewer requests a second, and would make all others late as well.
     """
 
     def __init__(self, options: Sequence[Option], policy: str = "slack-fit", late: bool = False) -> None:
         names = {option.subnet for option in options}
         if policy not in POLICIES and policy not in names:
             raise ValueError(f"unknown policy {policy!r}; there are {', '.join([*POLICIES, *sorted(names)])}")
-        usable = sorted((o for o in options if policy in (*POLICIES, o.subnet)), key=lambda o: (o.batch, o.seconds))
+        usable = _useful(options) if policy in POLICIES else [o for o in options if o.subnet == policy]
+        usable = sorted(usable, key=lambda option: (option.batch, option.seconds))
         self.late, self.looks_behind = late, policy == "slack-fit"
         self.fastest = min(option.seconds for option in usable)
         self.quickest = max(usable, key=lambda option: option.batch / option.seconds)  # most requests a second
@@ -141,18 +142,26 @@ class Governor:
                 self._refused.append(entry[2])
 
     def _choose(self, now: float) -> Option:
-        queue, full, seconds = self._queue, self.quickest.batch, self.quickest.seconds
+        queue, full = self._queue, self.quickest.batch
         slack = room = -queue[-1][0] - now
         size = min(bisect_left(self._batches, len(queue)), len(self._batches) - 1)
-        if self.looks_behind:
-            # those whom this batch cannot take along follow in full ones of the quickest network; who comes meanwhile,
-            # twice as many as wait now, must not find the slack used up
-            for behind, first in enumerate(range(full, len(queue), full), 1):
-                room = min(room, -queue[-1 - first][0] - now - (behind + 2) * seconds)
-            room = min(room, -queue[0][0] - now - (len(queue) - 1) // full * seconds - 3 * self._quick[size])
+        if self.looks_behind:  # an equal share of the time for each batch that waits, and for one that comes meanwhile
+            for batches, first in enumerate(range(full, len(queue), full), 2):
+                room = min(room, (-queue[-1 - first][0] - now) / batches)
+            room = min(room, (-queue[0][0] - now) / ((len(queue) - 1) // full + 2))
+            room = max(room, min(slack, self._quick[size]))
         latencies, choices = self._tables[size]
-        fitting = bisect_right(latencies, room) or bisect_right(latencies, min(slack, seconds)) or 1
-        return choices[fitting - 1]
+        return choices[max(bisect_right(latencies, room), 1) - 1]
+
+
+def _useful(options: Sequence[Option]) -> list[Option]:
+    """Without those for which another serves as many, as fast and as well."""
+
+    def worse(one: Option, other: Option) -> bool:
+        return one.batch <= other.batch and one.seconds >= other.seconds and one.accuracy <= other.accuracy
+
+    options = list(dict.fromkeys(options))
+    return [one for one in options if not any(worse(one, other) and not worse(other, one) for other in options)]
 
 
 def _table(options: list[Option], choose: Callable) -> tuple[list[float], list[Option]]:
