@@ -126,18 +126,14 @@ def serve(load: Load, policy: str, images: Images, inside: Callable) -> Outcome:
     """The load in real time, under one policy."""
     outcome = Outcome(load.target, load.times)
     outcome.right = np.full(len(load.times), np.nan)
-    accuracy = {option.subnet: option.accuracy for option in load.options}
-    ran: dict[int, str] = {}
 
-    def run(option: Option, requests: list[int]) -> list[bool]:
-        right = images.run(option, requests)
-        ran.update(dict.fromkeys(requests, option.subnet))
-        return right
+    def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
+        return [(right, option.accuracy) for right in images.run(option, requests)]
 
-    def answer(request: int, right: bool | None) -> None:
-        if right is not None:
-            outcome.finished[request], outcome.right[request] = clock(), right
-            outcome.accuracy[request] = accuracy[ran.pop(request)]
+    def answer(request: int, found: tuple[bool, float] | None) -> None:
+        if found is not None:
+            outcome.finished[request] = clock()
+            outcome.right[request], outcome.accuracy[request] = found
 
     with inside():
         for option in load.options:
@@ -172,7 +168,7 @@ def main(argv: Sequence[str]) -> str:
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
     promised = {policy: given.simulated(policy) for policy in given.policies}
     reached = {policy: serve(given, policy, images, inside) for policy in given.policies}
-    return report(given, {"simulated": promised, "live": reached}, "live")
+    return report(given, {"simulated": promised, "live": reached}, "live", argv)
 
 
 if __name__ == "__main__":

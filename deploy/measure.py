@@ -106,7 +106,7 @@ def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.
     }
     calls = {(name, way): make[way](subnet) for name, subnet in words.items() for way in args.ways}
     if args.file:
-        run = exported(args.file, images)
+        run = exported(args.file, images, len(words))
         calls |= {(name, "file"): partial(run, subnet) for name, subnet in words.items()}
     return calls
 
@@ -122,21 +122,23 @@ def recorded(call: Callable[[], Any]) -> Callable[[], None]:
     return graph.replay
 
 
-def exported(file: Path, images: Any) -> Callable[[Any], Any]:
-    """Runs a sub-network of an ONNX file that takes `images` and, where it holds more than one, `skip`."""
+def exported(file: Path, images: torch.Tensor, subnets: int) -> Callable[[Any], Any]:
+    """Runs a sub-network of an ONNX file as deploy.export writes it: of all by `images` and `skip`, or of one."""
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError:
         raise UserError(f"--file {file}: needs onnxruntime (pip install onnxruntime)") from None
-    options, pixels = runtime.SessionOptions(), images.float().contiguous().cpu().numpy()
+    options, pixels = runtime.SessionOptions(), images.contiguous().numpy()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = runtime.InferenceSession(str(file), options, providers=runtime.get_available_providers())
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of classes that only the runtime knows
         raise UserError(f"--file {file}: {' '.join(str(error).split())[:300]}") from None
     takes = [given.name for given in session.get_inputs()]
     if not set(takes) <= {"images", "skip"}:
         raise UserError(f"--file {file}: takes {', '.join(takes)}, not images and skip; was it exported here?")
+    if "skip" not in takes and subnets > 1:
+        raise UserError(f"--file {file}: holds one network; name it by --subnets")
 
     def run(subnet: Any) -> Any:
         given = {"images": pixels, "skip": np.array(subnet)}

@@ -9,6 +9,7 @@ One worker. A batch takes a time drawn from its measured quantiles. The same see
 
 import argparse
 import logging
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class Outcome:
             served[batch.subnet] += batch.served
         p50, p99 = np.nanquantile(took, (0.5, 0.99)) * 1000 if served else (None, None)
         return {
-            "attained": 100 * float(met.mean()),
+            "attained": 100 * float(met.mean()),  # in % of all requests
             "accuracy": float(self.accuracy[met].mean()) if met.any() else None,
             "right": 100 * float(self.right[met].mean()) if self.right is not None and met.any() else None,
             "refused": 100 * float(np.isnan(took).mean()),
@@ -149,6 +150,7 @@ def load_flags(parser: argparse.ArgumentParser) -> None:
     add("--policies", nargs="+", metavar="NAME", help=named)
     add("--promise", type=int, choices=QUANTILES, default=95, help="quantile of latency to count on (default: 95)")
     add("--late", action="store_true", help="serve late what cannot be met, instead of refusing it")
+    add("--note", default="", metavar="TEXT", help="a sentence for the page, of what the numbers do not say")
     add("-o", "--output-dir", type=Path, default=Path(), metavar="DIR", help="for numbers and picture (default: here)")
 
 
@@ -197,23 +199,19 @@ class Load:
         return simulate(self.times, self.target, self.governor(policy), durations)
 
 
+COLUMNS = (("deadlines met", "attained"), ("mean Acc@1", "accuracy"), ("right", "right"), ("refused", "refused"))
+COLUMNS += (("p50 ms", "p50_ms"), ("p99 ms", "p99_ms"))
+
+
 def as_text(found: dict[str, dict[str, Any]]) -> str:
     width = max(map(len, [*found, "policy"]))
-    lines = [f"{'policy':{width}}  deadlines met  mean Acc@1  right  refused  p50 ms  p99 ms  sub-networks"]
+    lines = [f"{'policy':{width}}  {'  '.join(head for head, _ in COLUMNS)}  share of requests"]
     for policy, of in found.items():
-        shares = "  ".join(f"{name} {100 * share:.0f} %" for name, share in list(of["shares"].items())[:4])
-        cells = [
-            number(of["attained"], 11, " %"),
-            number(of["accuracy"], 10),
-            number(of["right"], 5),
-            number(of["refused"], 5, " %"),
-        ]
-        lines.append("  ".join([f"{policy:{width}}", *cells, number(of["p50_ms"], 6), number(of["p99_ms"], 6), shares]))
+        cells = ("-" if of[key] is None else f"{of[key]:.2f}" for _, key in COLUMNS)
+        cells = [cell.rjust(len(head)) for cell, (head, _) in zip(cells, COLUMNS, strict=True)]
+        cells += [f"{name} {100 * share:.0f} %" for name, share in list(of["shares"].items())[:4]]
+        lines.append(f"{policy:{width}}  {'  '.join(cells)}")
     return "\n".join(lines)
-
-
-def number(value: float | None, width: int, unit: str = "") -> str:
-    return (f"{value:.2f}" if value is not None else "-").rjust(width) + unit
 
 
 def draw(outcomes: dict[str, dict[str, Outcome]], order: Sequence[str], title: str, path: Path) -> bool:
@@ -225,16 +223,17 @@ def draw(outcomes: dict[str, dict[str, Outcome]], order: Sequence[str], title: s
         return False
     figure = Figure(figsize=(9, 9), layout="constrained")
     over, rate, depth, queue = figure.subplots(4, height_ratios=(3, 1, 1, 1))
-    for (kind, of), marker in zip(outcomes.items(), "os", strict=False):
-        for count, (policy, outcome) in enumerate(of.items()):
-            found = outcome.summary()
-            colour, fill = f"C{count}" if policy in POLICIES else "grey", "full" if kind == "live" else "none"
-            over.plot(found["accuracy"], found["attained"], marker, color=colour, fillstyle=fill)
-            if kind == next(iter(outcomes)):
-                over.annotate(
-                    policy, (found["accuracy"], found["attained"]), (5, 3), textcoords="offset points", fontsize=7
-                )
+    for kind, of in outcomes.items():
+        style = (
+            {"marker": "s", "label": kind} if kind == "live" else {"marker": "o", "fillstyle": "none", "label": kind}
+        )
+        places = {policy: (found["accuracy"], found["attained"]) for policy, o in of.items() if (found := o.summary())}
+        places = {policy: place for policy, place in places.items() if place[0] is not None}
+        over.plot(*np.array([*places.values()]).reshape(-1, 2).T, linestyle="none", **style)
+        for policy, place in places.items():
+            over.annotate(policy, place, (5, 3), textcoords="offset points", fontsize=7)
     over.set(title=title, xlabel="mean Acc@1 of answers in time (%)", ylabel="deadlines met (%)")
+    over.legend(loc="lower left")
     kind, of = list(outcomes.items())[-1]
     policy, shown = next(iter(of.items()))
     starts = np.array([batch.start for batch in shown.batches])
@@ -252,16 +251,34 @@ def draw(outcomes: dict[str, dict[str, Outcome]], order: Sequence[str], title: s
     return True
 
 
-def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> str:
-    """Writes numbers and picture, and gives the table to print."""
+PAGE = """# {name}
+
+Written by `python -m deploy.{name} {flags}`. {note}
+
+{facts}. {requests} requests arrived. *Deadlines met*: % of all, also of refused ones. *Mean Acc@1*: the profile's,
+of those sub-networks that answered in time; *right*: % of these answers that were.
+
+```
+{text}
+```
+
+![{name}]({name}.png)
+"""
+
+
+def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str, argv: Sequence[str]) -> str:
+    """Writes numbers, picture and page, and gives the tables to print."""
     found = {kind: {policy: o.summary() for policy, o in of.items()} for kind, of in outcomes.items()}
-    folder, about = load.args.output_dir, {key: value for key, value in vars(load.args).items() if value is not None}
-    write_json(
-        folder / f"{name}.json", {"load": about, "requests": len(load.times), "about": load.profile.about, **found}
-    )
-    order = list(load.profile.subnets)
-    draw(outcomes, order, f"{len(load.times)} requests, {load.args.target_ms:g} ms", folder / f"{name}.png")
-    return "\n".join(f"{kind}\n{as_text(of)}" for kind, of in found.items())
+    args, about = load.args, load.profile.about
+    asked = {key: value for key, value in vars(args).items() if value is not None}
+    picture, text = args.output_dir / f"{name}.png", "\n\n".join(f"{kind}\n{as_text(of)}" for kind, of in found.items())
+    write_json(args.output_dir / f"{name}.json", {"load": asked, "requests": len(load.times), "about": about, **found})
+    draw(outcomes, list(load.profile.subnets), f"{len(load.times)} requests, {args.target_ms:g} ms", picture)
+    facts = ", ".join(f"{key} {value}" for key, value in about.items())
+    with whole_file(args.output_dir / f"{name}.md") as file:
+        known = {"name": name, "flags": shlex.join(argv), "note": args.note, "facts": facts, "text": text}
+        file.write(PAGE.format(**known, requests=len(load.times)).encode())
+    return text
 
 
 def command(name: str, run: Callable[[Sequence[str]], str], argv: Sequence[str]) -> int:
@@ -282,7 +299,7 @@ def main(argv: Sequence[str]) -> str:
     )
     load_flags(parser)
     load = Load(parser.parse_args(argv))
-    return report(load, {"simulated": {policy: load.simulated(policy) for policy in load.policies}}, "simulate")
+    return report(load, {"simulated": {policy: load.simulated(policy) for policy in load.policies}}, "simulate", argv)
 
 
 if __name__ == "__main__":
