@@ -45,13 +45,15 @@ def take_turns(
     effort: Effort = Effort(),
     repeats: int = 1,
     agree: Callable[[bool], bool] = bool,
+    waiting: bool = False,
 ) -> dict[K, list[float]]:
     """Milliseconds of each call in each round. With `repeats` a call runs so often in one turn; its mean counts.
 
-    Several processes that measure together give an `agree` that tells all of them the same answer.
+    Several processes that measure together give an `agree` that tells all of them the same answer. `waiting` counts
+    all the time that someone waits for the answer, also what others take of the machine.
     """
     times: dict[K, list[float]] = {key: [] for key in calls}
-    clock = _cuda_ms if device.type == "cuda" else _cpu_ms
+    clock = _cuda_ms if device.type == "cuda" else partial(_cpu_ms, waiting=waiting)
     for _ in range(effort.warm_up):
         for call in calls.values():
             clock(call, repeats)
@@ -64,9 +66,9 @@ def take_turns(
     return times
 
 
-def _cpu_ms(call: Callable[[], object], repeats: int) -> float:
+def _cpu_ms(call: Callable[[], object], repeats: int, waiting: bool) -> float:
     """With one thread it is processor time: what others take of the machine does not count."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.thread_time if torch.get_num_threads() == 1 and not waiting else time.perf_counter
     start = clock()
     for _ in range(repeats):
         call()

@@ -1,0 +1,188 @@
+"""Runs a network's sub-networks in every way that the device has, by turns, and reads clocks and counters meanwhile."""
+
+import argparse
+import copy
+import importlib
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+
+import methods
+import models
+import train_adn
+from deploy import energy
+from deploy.profile import QUANTILES, Profile, Row
+from utils.data.device import OnDevice
+from utils.data.loading import Batch
+from utils.errors import UserError
+from utils.evaluate.accuracy import running
+from utils.evaluate.latency import Effort, take_turns
+from utils.flags import arguments
+from utils.flags.data import fill_defaults
+from utils.flags.evaluation import chosen
+from utils.setup import Machine
+
+log = logging.getLogger(__name__)
+
+
+class Network(NamedTuple):
+    """A network on its device, as train_adn.py's flags describe it."""
+
+    model: models.AdaptiveDepth
+    args: argparse.Namespace
+    machine: Machine
+    on_device: OnDevice
+    classes: list[str] | None  # their names, where the weights know them
+
+
+def load(flags: Sequence[str], threads: int | None = None) -> Network:
+    """Without --weights a network of random ones, which is as fast."""
+    if threads:
+        torch.set_num_threads(threads)
+    args = arguments.parser(methods).parse_args(["--test-only", *flags])
+    try:
+        saved = train_adn.saved_weights(args) if args.weights or args.resume else None
+        fill_defaults(args, saved.settings if saved else {})
+        machine = train_adn.start(args)
+        model = train_adn.build(args, models.num_classes(saved.state) if saved else 1000, args.val_crop_size, saved)
+    except models.WeightsError as error:
+        raise UserError(str(error)) from None
+    return Network(model, args, machine, machine.place(model, args.channels_last), saved.classes if saved else None)
+
+
+def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
+    network = load(flags, args.threads)
+    model, device, size = network.model, network.machine.device, network.args.val_crop_size
+    words = {model.name(subnet): subnet for subnet in chosen(model, args.subnets)}
+    subnets = {name: model.cost(subnet, size)._asdict() for name, subnet in words.items()}
+    threads, cuda = torch.get_num_threads(), device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {threads} threads"
+    about = {"model": network.args.model, "weights": network.args.weights, "image_size": size, "device": name}
+    about |= {"threads": threads, "precision": network.machine.precision, "torch": torch.__version__}
+    about |= {"torchvision": torchvision.__version__, "rounds": {}}
+    if args.file and cuda:
+        raise UserError(
+            "--file: say --device cpu, so that the clock is not the GPU's; the runtime takes its own device"
+        )
+    energies = Energies(args.energy_seconds, device)
+    effort = Effort(warm_up=3, at_least=5, at_most=args.rounds, seconds=args.seconds)
+    rows = []
+    with running(model, network.machine.autocast):
+        for batch in sorted(set(args.batches)):
+            calls = ways_of(network, words, batch, args)
+            times = take_turns(calls, device, effort, waiting=True)
+            for (name, way), call in calls.items():
+                found = {"subnet": name, "way": way, "batch": batch, **figures(times[name, way], batch)}
+                found["joules_per_image"] = energies.joules(call, batch)
+                if cuda and way in ("eager", "plain", "compiled"):  # a graph's memory was taken when it was recorded
+                    found["peak_mib"] = peak(call)
+                rows.append(Row(**found))
+            about["rounds"][str(batch)] = len(next(iter(times.values())))
+            log.info("batch %d: %d rounds", batch, about["rounds"][str(batch)])
+    return Profile(about | energies.about, subnets, rows)
+
+
+def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.Namespace) -> dict[tuple, Callable]:
+    """A call for each sub-network and way, all on one batch of random images."""
+    size, model = network.args.val_crop_size, network.model
+    random = Batch(torch.randint(256, (batch, 3, size, size), dtype=torch.uint8), torch.zeros(batch), [])
+    images, fast = next(network.on_device([random])).images, model
+    if "compiled" in args.ways:
+        fast = copy.deepcopy(model)
+        fast.compile()
+    make = {
+        "eager": lambda subnet: partial(model, images, subnet),
+        "plain": lambda subnet: partial(model.extract(subnet), images),
+        "compiled": lambda subnet: partial(fast, images, subnet),
+        "graph": lambda subnet: recorded(partial(model, images, subnet)),
+    }
+    calls = {(name, way): make[way](subnet) for name, subnet in words.items() for way in args.ways}
+    if args.file:
+        run = exported(args.file, images, len(words))
+        calls |= {(name, "file"): partial(run, subnet) for name, subnet in words.items()}
+    return calls
+
+
+def recorded(call: Callable[[], Any]) -> Callable[[], None]:
+    """The call as a CUDA graph."""
+    if not torch.cuda.is_available():
+        raise UserError("--ways graph: needs a CUDA GPU")
+    for _ in range(3):  # what is chosen and allocated in the first calls must not be recorded
+        call()
+    with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
+        call()
+    return graph.replay
+
+
+def exported(file: Path, images: torch.Tensor, subnets: int) -> Callable[[Any], Any]:
+    """Runs a sub-network of an ONNX file as deploy.export writes it: of all by `images` and `skip`, or of one."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise UserError(f"--file {file}: needs onnxruntime (pip install onnxruntime)") from None
+    options, pixels = runtime.SessionOptions(), images.contiguous().numpy()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of classes that only the runtime knows
+        raise UserError(f"--file {file}: {' '.join(str(error).split())[:300]}") from None
+    takes = [given.name for given in session.get_inputs()]
+    if not set(takes) <= {"images", "skip"}:
+        raise UserError(f"--file {file}: takes {', '.join(takes)}, not images and skip; was it exported here?")
+    if "skip" not in takes and subnets > 1:
+        raise UserError(f"--file {file}: holds one network; name it by --subnets")
+
+    def run(subnet: Any) -> Any:
+        given = {"images": pixels, "skip": np.array(subnet)}
+        return session.run(None, {name: given[name] for name in takes})
+
+    return run
+
+
+def figures(times: list[float], batch: int) -> dict[str, Any]:
+    ms = {str(quantile): round(float(np.quantile(times, quantile / 100)), 4) for quantile in QUANTILES}
+    return {"ms": ms, "images_per_s": round(1000 * batch / ms["50"], 2)}
+
+
+class Energies:
+    """Joules of calls, idle power included, where there is a counter; else `about` says why not."""
+
+    def __init__(self, seconds: float, device: torch.device) -> None:
+        self.seconds, self.cuda, self.meter = seconds, device.type == "cuda", None
+        self.about: dict[str, Any] = {"energy": "not measured: --energy-seconds 0"}
+        if seconds:
+            try:
+                gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if self.cuda else None
+                self.meter = energy.find(gpu)
+                idle = energy.window(self.meter, partial(time.sleep, 0.05), seconds).watts
+                self.about = {"energy": self.meter.name, "idle_watts": round(idle, 3)}
+            except energy.NotMeasured as error:
+                self._give_up(error)
+
+    def joules(self, call: Callable[[], object], images: int) -> float | None:
+        """Per image."""
+        if self.meter is None:
+            return None
+        wait = torch.cuda.synchronize if self.cuda else int
+        try:
+            found = energy.window(self.meter, lambda: (call(), wait()), self.seconds)
+        except energy.NotMeasured as error:
+            return self._give_up(error)
+        return found.watts * found.seconds / found.calls / images
+
+    def _give_up(self, why: Exception) -> None:
+        self.meter, self.about = None, {"energy": f"not measured: {why}"}
+
+
+def peak(call: Callable[[], object]) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() / 2**20

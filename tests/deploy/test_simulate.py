@@ -1,0 +1,123 @@
+"""Arrivals are as asked for, a simulation follows from its seed, and says what a hand can calculate."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from deploy import simulate
+from deploy.governor import Governor, Option
+from tests.deploy.test_profile import made
+from utils.files import write_json
+
+LOAD = ["--target-ms", "60", "--seconds", "5", "--rate", "150", "--cv2", "4"]
+
+
+@pytest.fixture
+def profiled(tmp_path):
+    """Two sub-networks: the larger serves 100 a second one by one, 200 by eights, the other twice as many."""
+    path = tmp_path / "profile.json"
+    write_json(path, asdict(made(FF=(90.0, 10.0, 40.0), TT=(85.0, 5.0, 20.0))))
+    return path
+
+
+def run(path, *flags: str) -> tuple[int, dict]:
+    out = path.parent / "out"
+    code = simulate.command("deploy.simulate", simulate.main, [str(path), *LOAD, "-o", str(out), *flags])
+    found = out / "simulate.json"
+    return code, json.loads(found.read_text()) if found.exists() else {}
+
+
+@pytest.mark.parametrize("cv2", [0.0, 0.25, 1.0, 8.0])
+def test_arrivals_have_the_rate_and_the_burstiness(cv2):
+    times = simulate.arrivals([(1.0, 200.0)], 400, cv2, seed=3)
+    gaps = np.diff(times)
+    assert len(times) == pytest.approx(80000, rel=0.05)
+    assert gaps.var() / gaps.mean() ** 2 == pytest.approx(cv2, rel=0.1, abs=1e-9)
+    assert (gaps >= 0).all()
+
+
+def test_steps_follow_one_another():
+    times = simulate.arrivals([(2, 0.0), (1, 500.0), (1, 50.0)], 8, 1.0, seed=0)
+    counts = np.histogram(times, range(9))[0]
+    assert list(counts[[0, 1, 4, 5]]) == [0] * 4
+    assert counts[[2, 6]] == pytest.approx([500, 500], rel=0.2)
+    assert counts[[3, 7]] == pytest.approx([50, 50], rel=0.5)
+
+
+def test_one_worker_by_hand():
+    """Two at once and one later, through a network that takes 10 ms for one image and 15 for two."""
+    options = [Option("F", 1, 0.010, 80.0), Option("F", 2, 0.015, 80.0)]
+    found = simulate.simulate(
+        np.array([0.0, 0.0, 0.001, 0.002]),
+        0.025,
+        Governor(options, "F"),
+        lambda option, images: options[images - 1].seconds,
+    )
+    # the first finds itself alone, or the pair: both came at 0
+    assert found.finished[:2] == pytest.approx([0.015, 0.015])
+    assert np.isnan(found.finished[2:]).sum() == 1  # of those that came at 1 and 2 ms, both fit only by one
+    assert found.summary()["attained"] == 75.0
+    assert [batch.served for batch in found.batches] == [2, 1]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(profiled):
+    (_, first), (_, again), (_, other) = run(profiled), run(profiled), run(profiled, "--seed", "1")
+    assert first == again
+    assert first["simulated"] != other["simulated"]
+
+
+def test_the_policies_and_what_is_written(profiled, capsys):
+    code, found = run(profiled, "--steps", "1:60", "1:250", "--promise", "99")
+    assert code == 0
+    of = found["simulated"]
+    assert set(of) == {"slack-fit", "earliest-slack", "most-accurate", "largest-batch", "FF", "TT"}
+    assert of["FF"]["attained"] < 90 < of["slack-fit"]["attained"]
+    assert 85 < of["slack-fit"]["accuracy"] < 90
+    assert of["TT"]["shares"].keys() == {"TT"}
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("slack-fit") and f"{of['slack-fit']['attained']:.2f} " in line for line in lines)
+    page = (profiled.parent / "out" / "simulate.md").read_text()
+    assert "--promise 99" in page
+    assert f"{of['TT']['attained']:.2f}" in page
+    picture = profiled.parent / "out" / "simulate.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_request_has_one_end(profiled):
+    for flags in ([], ["--late"]):
+        _, found = run(profiled, "--rate", "600", *flags)
+        for of in found["simulated"].values():
+            assert sum(of["shares"].values()) + of["refused"] / 100 == pytest.approx(1)
+            assert (of["refused"] == 0) == bool(flags)
+
+
+def test_a_trace_is_taken_as_it_is(profiled):
+    trace = profiled.parent / "trace.txt"
+    trace.write_text("10.0\n10.5\n12\n")
+    _, found = run(profiled, "--trace", str(trace), "--policies", "TT")
+    assert found["requests"] == 3
+    assert found["simulated"]["TT"]["attained"] == 100
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--policies", "FFF"], "--policies: unknown policy 'FFF'; there are"),
+        (["--way", "graph"], "graph was not profiled; there are eager"),
+        (["--steps", "1:0"], "--steps: one of them needs a rate above 0"),
+        (["--trace", "nowhere.txt"], "--trace nowhere.txt: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line(profiled, flags, said, capsys):
+    assert run(profiled, *flags)[0] == 2
+    assert capsys.readouterr().err.startswith(f"deploy.simulate: error: {said}")
+
+
+def test_without_accuracies_the_way_out_is_said(tmp_path, capsys):
+    profile = made(FF=(90.0, 10.0, 40.0))
+    profile.subnets["FF"].pop("top1")
+    write_json(path := tmp_path / "profile.json", asdict(profile))
+    assert run(path)[0] == 2
+    assert "profile again with --evaluation subnets.json" in capsys.readouterr().err
