@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 
 import models
 from deploy.switch import Wanted
+from models import SHAPE
 from presets import IMAGENET_MEAN, IMAGENET_STD
-from train_adn import SETTINGS, SHAPE
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.files import as_user_error
@@ -33,15 +33,12 @@ INPUT = "images: N x 3 x H x W, float32, RGB, (x / 255 - mean) / std; shorter si
 def prepare(args: argparse.Namespace) -> Wanted:
     """The network that the arguments name, with its weights and what is known about both."""
     path = models.zoo.weights_file(args.weights, model=args.model)
-    content = models.read_checkpoint(path)
-    settings = models.settings_of(content, SETTINGS, str(path)) | models.zoo.settings(args.weights, args.model)
-    name = args.model or settings["model"]
+    saved = models.read_weights(path, args.weights, args.model, args.model_ema)
+    name = args.model or saved.settings.get("model")
     if not name:
         raise UserError(f"{path}: does not say of which network it is: give --model")
-    if settings["model"] not in (None, name):
-        raise UserError(f"{path}: is of --model {settings['model']}, not {name}")
-    image = image_of(settings, args.image_size)
-    model, classes = network(args, name, settings, image["size"], content, str(path))
+    image = image_of(saved.settings, args.image_size)
+    model, classes = network(args, name, image["size"], saved)
     subnets = chosen(model, args.skip_cfg)
     if args.batch is None:
         args.batch = 1 if args.format == "executorch" else "dynamic"
@@ -62,25 +59,22 @@ def image_of(settings: Mapping[str, Any], size: int | None) -> dict[str, Any]:
 
 
 def network(
-    args: argparse.Namespace, name: str, settings: Mapping[str, Any], size: int, content: dict[str, Any], source: str
+    args: argparse.Namespace, name: str, size: int, saved: models.Saved
 ) -> tuple[models.AdaptiveDepth, list[str]]:
     """The network with its weights and, if the file has them, statistics of sub-networks; and its classes."""
-    state = models.model_state(content, ema=args.model_ema, source=source)
-    count = models.num_classes(state, source)
-    classes = models.words_of(content, "classes", source) or models.zoo.class_names(count)
+    count = models.num_classes(saved.state, saved.source)
+    classes = saved.classes or models.zoo.class_names(count)
     if len(classes) != count:
-        raise UserError(f"{source}: names {len(classes)} classes, but its weights are for {count}: it is damaged")
-    shape = {key: getattr(args, key) or settings[key] for key in SHAPE}
+        problem = f"names {len(classes)} classes, but its weights are for {count}: it is damaged"
+        raise UserError(f"{saved.source}: {problem}")
+    shape = {key: getattr(args, key) or saved.settings.get(key) for key in SHAPE}
     try:
-        twins = not settings["no_switchable_norms"]
+        twins = not saved.settings.get("no_switchable_norms")
         model = models.build(name, num_classes=count, image_size=size, switchable_norms=twins, **shape)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {name}: {error}") from None
-    models.load_state(model, state, source)
-    saved = content.get("statistics") or {}
-    statistics = saved.get("model_ema" if args.model_ema else "model") if isinstance(saved, Mapping) else saved
-    if statistics:
-        models.load_statistics(model, statistics, source)
+    models.load_state(model, saved.state, saved.source)
+    model.load_statistics(saved.statistics, saved.source)
     return model.eval(), classes
 
 
@@ -90,10 +84,7 @@ def rows(
     """Each sub-network with its cost and, if a table has it, its accuracy."""
     accuracies = {}
     if measured:
-        try:
-            found, facts = table.read(measured)
-        except UserError as error:
-            raise UserError(str(error).replace("--from-table", "--table")) from None
+        found, facts = table.read(measured, "--table")
         if facts.get("model") != name:
             raise UserError(f"--table {measured}: is of --model {facts.get('model')}, not {name}")
         accuracies = {row.name: {"top1": row.top1, "top5": row.top5} for row in found}

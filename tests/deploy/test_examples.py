@@ -13,7 +13,7 @@ from PIL import Image
 from deploy import writing
 from deploy.export import load_format
 from deploy.switch import Wanted
-from presets import ToFloat, eval_transform, load_image
+from presets import ToFloat, decode_pil, eval_transform
 from tests.deploy.shallow import SIZE, batch, shallow
 from tests.launch import ENVIRONMENT, ROOT
 from utils.errors import UserError
@@ -45,7 +45,7 @@ def picture(path: Path, *size: int) -> Path:
 
 
 def expected(path: Path, word: str, resize: int) -> str:
-    pixels = ToFloat()(load_image(str(path), eval_transform(resize, SIZE, "bicubic"))[None])
+    pixels = ToFloat()(eval_transform(resize, SIZE, "bicubic")(decode_pil(path))[None])
     chances = MODEL(pixels, MODEL.parse(word))[0].softmax(0)
     return f"{100 * chances.max():.1f} % class {chances.argmax()}"
 
