@@ -62,9 +62,9 @@ class Outcome:
 
     target: float
     arrived: np.ndarray
+    right: np.ndarray | None = None  # whether an answer was, where that is known
     finished: np.ndarray = field(init=False)
     accuracy: np.ndarray = field(init=False)  # in %, what the profile says of the sub-network that answered
-    right: np.ndarray | None = None  # whether the answer was, where that is known
     batches: list[Batch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
