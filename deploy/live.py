@@ -26,8 +26,6 @@ from utils.data.loading import collate, load_data, refuse_other_classes
 from utils.evaluate.accuracy import running
 from utils.flags.parsing import COUNT
 
-WARM_UP = 3  # calls of every option
-
 
 class Server:
     """A network behind a governor: `submit` from any thread; one thread runs what the governor decides.

@@ -276,7 +276,8 @@ def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str, argv:
     draw(outcomes, list(load.profile.subnets), f"{len(load.times)} requests, {args.target_ms:g} ms", picture)
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
     with whole_file(args.output_dir / f"{name}.md") as file:
-        known = {"name": name, "flags": shlex.join(argv), "note": args.note, "facts": facts, "text": text}
+        flags = shlex.join(word for word in argv if not args.note or word not in ("--note", args.note))
+        known = {"name": name, "flags": flags, "note": args.note, "facts": facts, "text": text}
         file.write(PAGE.format(**known, requests=len(load.times)).encode())
     return text
 
