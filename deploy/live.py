@@ -23,6 +23,7 @@ from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
 from deploy.simulate import Batch, Load, Outcome, command, load_flags, report
 from utils.data.loading import collate, load_data, refuse_other_classes
+from utils.errors import UserError
 from utils.evaluate.accuracy import running
 from utils.flags.parsing import COUNT
 
@@ -157,8 +158,10 @@ def main(argv: Sequence[str]) -> str:
     parser.add_argument("--turns", type=COUNT, default=5, metavar="N", help=turns)
     args, rest = parser.parse_known_args(argv)
     given = Load(args)
+    if args.way not in ("eager", "compiled"):
+        raise UserError(f"--way {args.way}: live requests run eager or compiled")
     network = load(rest, given.profile.about["threads"])
-    if network.args.torch_compile:
+    if args.way == "compiled":
         network.model.compile()
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
     with inside():  # what is chosen and allocated in the first calls is done then

@@ -180,13 +180,13 @@ class Load:
     def _trace(self, path: Path) -> np.ndarray:
         try:
             times = np.sort(np.array([float(line) for line in path.read_text().split()]))
+            if not np.isfinite(times).all():
+                raise ValueError(f"it holds {times[-1]}")
         except OSError as error:
             raise UserError(f"--trace {path}: {error.strerror}") from None
         except ValueError as error:
             raise UserError(f"--trace {path}: a number of seconds per line is wanted ({error})") from None
-        if not np.isfinite(times).all():
-            raise UserError(f"--trace {path}: a number of seconds per line is wanted")
-        return times - times[0] if len(times) else times
+        return times - times[:1]
 
     def governor(self, policy: str) -> Governor:
         try:
