@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-BUCKETS = 20  # that slack-fit parts the range of latencies into
+BUCKETS = 20  # that earliest-slack parts the range of latencies into
+USED = 0.75  # of the time that slack-fit shares out; the rest is for a device that is slower than its profile
 
 
 class Option(NamedTuple):
@@ -143,13 +144,15 @@ class Governor:
 
     def _choose(self, now: float) -> Option:
         queue, full = self._queue, self.quickest.batch
-        slack = room = -queue[-1][0] - now
+        room = slack = -queue[-1][0] - now
         size = min(bisect_left(self._batches, len(queue)), len(self._batches) - 1)
         if self.looks_behind:  # an equal share of the time for each batch that waits, and for one that comes meanwhile
-            for batches, first in enumerate(range(full, len(queue), full), 2):
-                room = min(room, (-queue[-1 - first][0] - now) / batches)
-            room = min(room, (-queue[0][0] - now) / ((len(queue) - 1) // full + 2))
-            room = max(room, min(slack, self._quick[size]))
+            shares = [
+                (-queue[-1 - first][0] - now) / batches
+                for batches, first in enumerate(range(full, len(queue), full), 2)
+            ]
+            shares.append((-queue[0][0] - now) / ((len(queue) - 1) // full + 2))
+            room = max(min(slack, USED * min(shares)), min(slack, self._quick[size]))
         latencies, choices = self._tables[size]
         return choices[max(bisect_right(latencies, room), 1) - 1]
 

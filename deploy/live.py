@@ -23,10 +23,9 @@ from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
 from deploy.simulate import Batch, Load, Outcome, command, load_flags, report
 from utils.data.loading import collate, load_data, refuse_other_classes
+from utils.errors import UserError
 from utils.evaluate.accuracy import running
 from utils.flags.parsing import COUNT
-
-WARM_UP = 3  # calls of every option
 
 
 class Server:
@@ -122,10 +121,9 @@ class Images:
         return (logits.argmax(1) == self.targets[places]).tolist()
 
 
-def serve(load: Load, policy: str, images: Images, inside: Callable) -> Outcome:
-    """The load in real time, under one policy."""
-    outcome = Outcome(load.target, load.times)
-    outcome.right = np.full(len(load.times), np.nan)
+def serve(given: Load, policy: str, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
+    """A part of the load in real time, under one policy."""
+    times = given.times.tolist()
 
     def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
         return [(right, option.accuracy) for right in images.run(option, requests)]
@@ -135,22 +133,18 @@ def serve(load: Load, policy: str, images: Images, inside: Callable) -> Outcome:
             outcome.finished[request] = clock()
             outcome.right[request], outcome.accuracy[request] = found
 
-    with inside():
-        for option in load.options:
-            images.run(option, list(range(option.batch)))
-    start = time.perf_counter()
+    start = time.perf_counter() - times[part[0]]
 
     def clock() -> float:
         return time.perf_counter() - start
 
-    server = Server(load.governor(policy), run, answer, clock, inside)
-    for request, due in enumerate(load.times.tolist()):
-        if (early := due - clock()) > 0:
+    server = Server(given.governor(policy), run, answer, clock, inside)
+    for request in part:
+        if (early := times[request] - clock()) > 0:
             time.sleep(early)
-        server.submit(request, due + load.target)
+        server.submit(request, times[request] + given.target)
     server.close()
-    outcome.batches = server.batches
-    return outcome
+    outcome.batches += server.batches
 
 
 def main(argv: Sequence[str]) -> str:
@@ -160,14 +154,27 @@ def main(argv: Sequence[str]) -> str:
     )
     load_flags(parser)
     parser.add_argument("--images", type=COUNT, default=1000, metavar="N", help="of the test data (default: 1000)")
+    turns = "the policies take turns, in so many parts of the load: a busy machine then is so for all (default: 5)"
+    parser.add_argument("--turns", type=COUNT, default=5, metavar="N", help=turns)
     args, rest = parser.parse_known_args(argv)
     given = Load(args)
+    if args.way not in ("eager", "compiled"):
+        raise UserError(f"--way {args.way}: live requests run eager or compiled")
     network = load(rest, given.profile.about["threads"])
-    if network.args.torch_compile:
+    if args.way == "compiled":
         network.model.compile()
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
+    with inside():  # what is chosen and allocated in the first calls is done then
+        for option in given.options:
+            images.run(option, list(range(option.batch)))
+    count = len(given.times)
+    reached = {policy: Outcome(given.target, given.times, np.full(count, np.nan)) for policy in given.policies}
+    edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], args.turns + 1)[1:-1]).tolist()
+    for part in map(range, [0, *edges], [*edges, count]):
+        for policy, outcome in reached.items():
+            if part:
+                serve(given, policy, images, inside, outcome, part)
     promised = {policy: given.simulated(policy) for policy in given.policies}
-    reached = {policy: serve(given, policy, images, inside) for policy in given.policies}
     return report(given, {"simulated": promised, "live": reached}, "live", argv)
 
 

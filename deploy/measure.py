@@ -3,7 +3,6 @@
 import argparse
 import copy
 import importlib
-import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +28,6 @@ from utils.flags import arguments
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.setup import Machine
-
-log = logging.getLogger(__name__)
 
 
 class Network(NamedTuple):
@@ -67,26 +64,25 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {threads} threads"
     about = {"model": network.args.model, "weights": network.args.weights, "image_size": size, "device": name}
     about |= {"threads": threads, "precision": network.machine.precision, "torch": torch.__version__}
-    about |= {"torchvision": torchvision.__version__, "rounds": {}}
+    about |= {"torchvision": torchvision.__version__}
     if args.file and cuda:
         raise UserError(
             "--file: say --device cpu, so that the clock is not the GPU's; the runtime takes its own device"
         )
     energies = Energies(args.energy_seconds, device)
-    effort = Effort(warm_up=3, at_least=5, at_most=args.rounds, seconds=args.seconds)
-    rows = []
+    effort, rows = Effort(warm_up=3, at_least=5, at_most=args.rounds, seconds=args.seconds), []
     with running(model, network.machine.autocast):
+        calls = {}
         for batch in sorted(set(args.batches)):
-            calls = ways_of(network, words, batch, args)
-            times = take_turns(calls, device, effort, waiting=True)
-            for (name, way), call in calls.items():
-                found = {"subnet": name, "way": way, "batch": batch, **figures(times[name, way], batch)}
-                found["joules_per_image"] = energies.joules(call, batch)
-                if cuda and way in ("eager", "plain", "compiled"):  # a graph's memory was taken when it was recorded
-                    found["peak_mib"] = peak(call)
-                rows.append(Row(**found))
-            about["rounds"][str(batch)] = len(next(iter(times.values())))
-            log.info("batch %d: %d rounds", batch, about["rounds"][str(batch)])
+            calls |= ways_of(network, words, batch, args)
+        times = take_turns(calls, device, effort, waiting=True)
+        for (name, way, batch), call in calls.items():
+            found = {"subnet": name, "way": way, "batch": batch, **figures(times[name, way, batch], batch)}
+            found["joules_per_image"] = energies.joules(call, batch)
+            if cuda and way in ("eager", "plain", "compiled"):  # a graph's memory was taken when it was recorded
+                found["peak_mib"] = peak(call)
+            rows.append(Row(**found))
+    about["rounds"] = len(next(iter(times.values())))
     return Profile(about | energies.about, subnets, rows)
 
 
@@ -104,10 +100,10 @@ def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.
         "compiled": lambda subnet: partial(fast, images, subnet),
         "graph": lambda subnet: recorded(partial(model, images, subnet)),
     }
-    calls = {(name, way): make[way](subnet) for name, subnet in words.items() for way in args.ways}
+    calls = {(name, way, batch): make[way](subnet) for name, subnet in words.items() for way in args.ways}
     if args.file:
         run = exported(args.file, images, len(words))
-        calls |= {(name, "file"): partial(run, subnet) for name, subnet in words.items()}
+        calls |= {(name, "file", batch): partial(run, subnet) for name, subnet in words.items()}
     return calls
 
 

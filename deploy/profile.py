@@ -108,8 +108,8 @@ def main(argv: Sequence[str]) -> str:
     add("--evaluation", type=Path, metavar="FILE", help="subnets.json of --test-only --skip-cfg all, for accuracies")
     add("--budget-latency", type=POSITIVE, metavar="MS", help="name the best sub-network of at most MS milliseconds")
     add("--threads", type=COUNT, metavar="N", help="of a CPU (default: torch's)")
-    add("--rounds", type=COUNT, default=100, metavar="N", help="at most so many a batch size (default: 100)")
-    add("--seconds", type=POSITIVE, default=30.0, metavar="S", help="at most so long a batch size (default: 30)")
+    add("--rounds", type=COUNT, default=100, metavar="N", help="at most so many (default: 100)")
+    add("--seconds", type=POSITIVE, default=120.0, metavar="S", help="at most so long (default: 120)")
     energies = "each row's window, where there is a counter; 0: no energy (default: 2)"
     add("--energy-seconds", type=NONNEGATIVE, default=2.0, metavar="S", help=energies)
     add("-o", "--output", type=Path, default=Path("profile.json"), metavar="FILE", help="(default: profile.json)")

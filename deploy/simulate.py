@@ -62,9 +62,9 @@ class Outcome:
 
     target: float
     arrived: np.ndarray
+    right: np.ndarray | None = None  # whether an answer was, where that is known
     finished: np.ndarray = field(init=False)
     accuracy: np.ndarray = field(init=False)  # in %, what the profile says of the sub-network that answered
-    right: np.ndarray | None = None  # whether the answer was, where that is known
     batches: list[Batch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -180,13 +180,13 @@ class Load:
     def _trace(self, path: Path) -> np.ndarray:
         try:
             times = np.sort(np.array([float(line) for line in path.read_text().split()]))
+            if not np.isfinite(times).all():
+                raise ValueError(f"it holds {times[-1]}")
         except OSError as error:
             raise UserError(f"--trace {path}: {error.strerror}") from None
         except ValueError as error:
             raise UserError(f"--trace {path}: a number of seconds per line is wanted ({error})") from None
-        if not np.isfinite(times).all():
-            raise UserError(f"--trace {path}: a number of seconds per line is wanted")
-        return times - times[0] if len(times) else times
+        return times - times[:1]
 
     def governor(self, policy: str) -> Governor:
         try:
@@ -276,7 +276,8 @@ def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str, argv:
     draw(outcomes, list(load.profile.subnets), f"{len(load.times)} requests, {args.target_ms:g} ms", picture)
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
     with whole_file(args.output_dir / f"{name}.md") as file:
-        known = {"name": name, "flags": shlex.join(argv), "note": args.note, "facts": facts, "text": text}
+        flags = shlex.join(word for word in argv if not args.note or word not in ("--note", args.note))
+        known = {"name": name, "flags": flags, "note": args.note, "facts": facts, "text": text}
         file.write(PAGE.format(**known, requests=len(load.times)).encode())
     return text
 

@@ -89,14 +89,14 @@ def flags(folder) -> list[str]:
 
 def test_live_beside_its_simulation(network, tmp_path, capsys):
     load = [str(network / "profile.json"), "--target-ms", "500", "--rate", "60", "--seconds", "0.7", "--images", "50"]
-    argv = [*load, "--policies", "slack-fit", "TTT", "-o", str(tmp_path), *flags(network)]
+    argv = [*load, "--policies", "slack-fit", "TTT", "-o", str(tmp_path), "--turns", "2", *flags(network)]
     assert simulate.command("deploy.live", live.main, argv) == 0
     found = json.loads((tmp_path / "live.json").read_text())
     for kind in ("simulated", "live"):
         assert set(found[kind]) == {"slack-fit", "TTT"}
         for of in found[kind].values():
             assert sum(of["shares"].values()) + of["refused"] / 100 == pytest.approx(1)
-    assert found["live"]["TTT"]["shares"].keys() == {"TTT"}
+    assert found["live"]["TTT"]["shares"] == {"TTT": pytest.approx(1 - found["live"]["TTT"]["refused"] / 100)}
     assert 0 <= found["live"]["slack-fit"]["right"] <= 100
     assert found["live"]["slack-fit"]["accuracy"] == pytest.approx(11.5, abs=0.5)
     out = capsys.readouterr().out

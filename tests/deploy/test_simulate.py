@@ -96,7 +96,10 @@ def test_every_request_has_one_end(profiled):
 def test_a_trace_is_taken_as_it_is(profiled):
     trace = profiled.parent / "trace.txt"
     trace.write_text("10.0\n10.5\n12\n")
-    _, found = run(profiled, "--trace", str(trace), "--policies", "TT")
+    _, found = run(profiled, "--trace", str(trace), "--policies", "TT", "--note", "It was raining.")
+    page = (profiled.parent / "out" / "simulate.md").read_text()
+    assert page.count("It was raining.") == 1
+    assert "--note" not in page
     assert found["requests"] == 3
     assert found["simulated"]["TT"]["attained"] == 100
 
@@ -108,6 +111,8 @@ def test_a_trace_is_taken_as_it_is(profiled):
         (["--way", "graph"], "graph was not profiled; there are eager"),
         (["--steps", "1:0"], "--steps: one of them needs a rate above 0"),
         (["--trace", "nowhere.txt"], "--trace nowhere.txt: No such file"),
+        (["--trace", __file__], f"--trace {__file__}: a number of seconds per line is wanted"),
+        (["--trace", "/dev/null"], "no request arrives"),
     ],
 )
 def test_a_mistake_is_one_line(profiled, flags, said, capsys):

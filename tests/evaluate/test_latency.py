@@ -38,6 +38,8 @@ def test_one_thread_counts_processor_time_and_several_the_clock():
             torch.set_num_threads(count)
             (nap,) = take_turns({"nap": lambda: time.sleep(0.05)}, CPU, once)["nap"]
             assert (nap >= 50) == counted
+            (nap,) = take_turns({"nap": lambda: time.sleep(0.05)}, CPU, once, waiting=True)["nap"]
+            assert nap >= 50
     finally:
         torch.set_num_threads(threads)
 
