@@ -37,15 +37,13 @@ def evaluation(folder, **top1: float) -> str:
     return str(folder / "subnets.json")
 
 
-def test_two_profiles_of_one_machine_agree_within_their_spread(tmp_path, capsys):
-    (code, first), (_, second) = (run(tmp_path, "--subnets", "super", "base") for _ in range(2))
+def test_a_profile_has_a_row_for_each_sub_network_and_batch(tmp_path, capsys):
+    code, first = run(tmp_path, "--subnets", "super", "base")
     assert code == 0
     out = capsys.readouterr().out
     assert [(row.subnet, row.batch) for row in first.rows] == [("FFF", 1), ("TTT", 1), ("FFF", 2), ("TTT", 2)]
-    for one, other in zip(first.rows, second.rows, strict=True):
-        assert one.ms["25"] <= other.ms["99"]
-        assert other.ms["25"] <= one.ms["99"]
-        assert f"({other.ms['25']:.2f}–{other.ms['75']:.2f})" in out
+    for one in first.rows:
+        assert f"({one.ms['25']:.2f}–{one.ms['75']:.2f})" in out
         assert list(one.ms.values()) == sorted(one.ms.values())
         assert one.images_per_s == pytest.approx(1000 * one.batch / one.ms["50"], rel=0.01)
     assert first.about["energy"] == "not measured: --energy-seconds 0"
