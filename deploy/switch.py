@@ -3,7 +3,7 @@
 Each sub-path is traced by itself, then they are put together: `cond` takes one of a stage's two at run time. A tensor
 that several sub-paths use is one tensor of the program. Running statistics that differ by what ran before (calibrated
 ones) are stacked, and the flags so far choose a row: the norms then read them at run time and cannot be folded into
-convolutions, which costs a ResNet-50 a third of its speed (results/export.md). Networks of layer norms have none.
+convolutions, so that a ResNet-50 takes a third longer (results/export.md). Networks of layer norms have none.
 """
 
 import itertools
