@@ -37,7 +37,8 @@ def parser() -> Parser:
     add("--patch-size", type=COUNT, help="as in training (default: what the weights say)")
     add("--window-size", type=COUNT, help="as in training (default: what the weights say)")
     add("--format", type=one_of(FORMATS), required=True, metavar="NAME", help=f"one of {', '.join(FORMATS)}")
-    words = "sub-networks: words (TTFF TTTT), super, base, or all; one alone is taken out of the network"
+    words = "sub-networks: words (TTFF TTTT), super, base, or all. One alone is taken out of the network; of several, "
+    words += "executorch keeps only these, the others all depths, and list and check these"
     add("--skip-cfg", nargs="+", metavar="CFG", default=["all"], help=f"{words} (default: all)")
     size = "images of a call: a number or `dynamic` (default: dynamic; executorch, which needs a number, 1)"
     add("--batch", type=batch, metavar="N", help=size)

@@ -29,7 +29,7 @@ rounds' ratios of the two calls, which took turns, quartiles in brackets.
 
 
 def measure(names: Sequence[str], timed: Sequence[str], size: int, rounds: int, calibrated: bool) -> str:
-    """The page."""
+    """A part of the page."""
     form = load_format("onnx")
     import onnx
     import onnxruntime
@@ -37,7 +37,8 @@ def measure(names: Sequence[str], timed: Sequence[str], size: int, rounds: int, 
 
     torch.set_num_threads(1)  # processor time of this thread then is what is measured
     versions = f"torch {torch.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
-    page = [HEAD, f"{cpu_name()}; Python {platform.python_version()}, {versions}.\n"]
+    statistics_are = "\nCalibrated: running statistics of every prefix's own.\n" * calibrated
+    page = [f"{cpu_name()}; Python {platform.python_version()}, {versions}.\n{statistics_are}"]
     page += ["| network | images | file, MB | size | difference |", "|---|---|---|---|---|"]
     tables = []
     for name in dict.fromkeys((*names, *timed)):
@@ -110,10 +111,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=COUNT, default=224, metavar="N")
     parser.add_argument("--rounds", type=COUNT, default=21, metavar="N")
     parser.add_argument("--calibrated", action="store_true", help="with running statistics of every sub-network's own")
+    parser.add_argument("--add", action="store_true", help="keep what is on the page already")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the page to write")
     args = parser.parse_args(argv)
     try:
-        page = measure(args.model, args.latency, args.image_size, args.rounds, args.calibrated)
+        before = f"{args.output.read_text()}\n" if args.add and args.output.exists() else f"{HEAD}\n"
+        page = before + measure(args.model, args.latency, args.image_size, args.rounds, args.calibrated)
         with whole_file(args.output) as file:
             file.write(page.encode())
     except UserError as error:

@@ -3,7 +3,7 @@
 Each sub-path is traced by itself, then they are put together: `cond` takes one of a stage's two at run time. A tensor
 that several sub-paths use is one tensor of the program. Running statistics that differ by what ran before (calibrated
 ones) are stacked, and the flags so far choose a row: the norms then read them at run time and cannot be folded into
-convolutions.
+convolutions, so that a ResNet-50 takes a third longer (results/export.md). Networks of layer norms have none.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from models import AdaptiveDepth
 
+ROWS = "rows"  # begins the name of what has a row for each list of flags so far
 MOST = 65536  # images of a call where their number is free; PyTorch 2.6 wants a bound
 
 
@@ -77,7 +78,8 @@ class Switch(nn.Module):
         super().__init__()
         model.eval()(images)  # in evaluation mode throughout, with the sub-paths of now
         self.length = model.num_skippable_stages
-        self.known: dict[tuple[int, ...], str] = {}
+        self.known: dict[tuple[int, ...], str] = {}  # tensors by identity → their name here
+        # what runs, in order: the number of the stage, 0 where no flag is asked; by flag; the names of all its tensors
         self.steps: list[tuple[int, dict[bool, Traced], list[str]]] = []
         embed = model._selected.paths[model._path(())].__self__
         x = self._add(0, {False: [Part(embed, "_embed")]}, images, dynamic)
@@ -99,25 +101,33 @@ class Switch(nn.Module):
         key = tuple(dict.fromkeys(map(id, tensors)))
         key = key if len(key) == 1 else tuple(map(id, tensors))
         if key not in self.known:
-            self.known[key] = name = f"{'rows' if len(key) > 1 else 'tensor'}_{len(self.known)}"
+            self.known[key] = name = f"{ROWS if len(key) > 1 else 'tensor'}_{len(self.known)}"
             self.register_buffer(name, torch.stack(tensors) if len(key) > 1 else tensors[0].detach())
         return self.known[key]
 
     def forward(self, images: Tensor, skip: Tensor) -> Tensor:
         x = images
         for stage, paths, names in self.steps:
-            row = (skip[: stage - 1] * torch.tensor([2**i for i in range(stage - 1)][::-1])).sum() if stage > 1 else 0
-            given = [t[row] if n.startswith("rows") else t for n, t in ((n, self.get_buffer(n)) for n in names)]
-            run = [_chosen(path, [names.index(self._known(t)) for t in path.inputs]) for path in paths.values()]
+            given = [self.get_buffer(name) for name in names]
+            if any(name.startswith(ROWS) for name in names):
+                worth = torch.tensor([2**bit for bit in reversed(range(stage - 1))])
+                row = (skip[: stage - 1] * worth).sum()  # of the flags so far, as they were listed
+                given = [t[row] if name.startswith(ROWS) else t for name, t in zip(names, given, strict=True)]
+            run = {flag: _bound(path, self._places(path, names)) for flag, path in paths.items()}
             if stage:
                 flag = skip[min(stage, self.length) - 1]
-                (x,) = torch.ops.higher_order.cond(flag, run[1], run[0], (x, *given))
+                (x,) = torch.ops.higher_order.cond(flag, run[True], run[False], (x, *given))
             else:
-                (x,) = run[0](x, *given)
+                (x,) = run[False](x, *given)
         return x
 
+    def _places(self, path: Traced, names: list[str]) -> list[int]:
+        return [names.index(self._known(tensors)) for tensors in path.inputs]
 
-def _chosen(path: Traced, places: list[int]) -> Callable[..., tuple[Tensor]]:
+
+def _bound(path: Traced, places: list[int]) -> Callable[..., tuple[Tensor]]:
+    """A sub-path that takes its own tensors from among those of both."""
+
     def run(x: Tensor, *given: Tensor) -> tuple[Tensor]:
         return path(*(given[place] for place in places), x)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from deploy.switch import Wanted, single, switch
 
@@ -15,7 +15,7 @@ FACTS = "adaptive_depth.json"  # an extra file in the archive
 def save(wanted: Wanted, path: Path) -> None:
     program = single(wanted) if wanted.alone else switch(wanted)
     for module in program.graph_module.modules():
-        for node in module.graph.nodes:
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # of this machine's files
     with open(path, "wb") as file:
         torch.export.save(program, file, extra_files={FACTS: json.dumps(wanted.facts)})

@@ -40,13 +40,12 @@ def prepare(args: argparse.Namespace) -> Wanted:
     image = image_of(saved.settings, args.image_size)
     model, classes = network(args, name, image["size"], saved)
     subnets = chosen(model, args.skip_cfg)
-    if args.batch is None:
-        args.batch = 1 if args.format == "executorch" else "dynamic"
-    dynamic = args.batch == "dynamic"
+    batch = args.batch or (1 if args.format == "executorch" else "dynamic")
+    dynamic = batch == "dynamic"
     facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table), "skip": SPELLING}
-    facts |= {"input": INPUT, "image": image, "batch": args.batch, "classes": classes}
+    facts |= {"input": INPUT, "image": image, "batch": batch, "classes": classes}
     facts |= {"calibrated": bool(model.statistics()), "averaged_weights": args.model_ema}
-    images = random_images(2 if dynamic else args.batch, image["size"])
+    images = random_images(2 if dynamic else batch, image["size"])
     return Wanted(model, subnets, images, dynamic, facts)
 
 
@@ -168,7 +167,7 @@ def leaks(path: Path) -> list[str]:
     places = {
         str(place) for place in (Path.home(), Path.cwd(), Path(__file__).parent.parent, sys.prefix, torch.__path__[0])
     }
-    return [f"it names {place}" for place in sorted(places) if place != "/" and place.encode() + b"/" in content]
+    return [f"it names {place}" for place in sorted(places) if len(place) > 4 and place.encode() + b"/" in content]
 
 
 def random_images(count: int, size: int) -> Tensor:

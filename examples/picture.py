@@ -11,7 +11,8 @@ def read(path: str, rule: dict) -> np.ndarray:
     image = image.resize(scaled, Image.Resampling[rule["interpolation"].upper()])
     left, top = (round((side - size) / 2) for side in image.size)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
-    return ((pixels - rule["mean"]) / rule["std"]).astype(np.float32).transpose(2, 0, 1)[None]
+    channels = ((pixels - rule["mean"]) / rule["std"]).transpose(2, 0, 1)[None]
+    return np.ascontiguousarray(channels, np.float32)  # ExecuTorch looks at the bytes alone
 
 
 def say(logits: np.ndarray, classes: list[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import models
+from deploy import writing
 from deploy.export import main
 from tests.filled import filled
 from tests.launch import ENVIRONMENT, launch
@@ -123,6 +124,12 @@ def test_where_nothing_can_be_written(trained: tuple[models.AdaptiveDepth, Path]
     for place, said in places:
         assert said in mistake(capsys, ["--weights", str(trained[1]), "--format", "torch", "-o", str(place)])
     assert list(tmp_path.iterdir()) == [closed]
+
+
+def test_a_file_that_tells_of_this_machine_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"\0" + f'File "{Path.cwd()}/deploy/switch.py", line 1'.encode())
+    assert writing.leaks(file) == [f"it names {Path.cwd()}"]
 
 
 def mistake(capsys: pytest.CaptureFixture, line: list[str]) -> str:
