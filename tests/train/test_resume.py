@@ -175,7 +175,8 @@ def test_a_checkpoint_from_before_depth_by_selection_goes_on(tmp_path, monkeypat
     flags = (
         "--model resnet20 --data-path digits --train-images 64 --val-images 20 --train-crop-size 16 --epochs 2 "
         "--val-resize-size 16 --val-crop-size 16 --batch-size 16 --lr 0.01 --wd 0.01 --norm-weight-decay 0 --amp "
-        "--amp-dtype fp16 --model-ema --model-ema-steps 1 --lr-scheduler cosineannealinglr --print-freq 1 --device cpu"
+        "--amp-dtype fp16 --model-ema --model-ema-steps 1 --lr-scheduler cosineannealinglr --print-freq 1 --device cpu "
+        "--calibrate 0"
     )
     narrow = partial(models.resnet20, width=4)
     narrow.settings = models.resnet20.settings
