@@ -98,8 +98,9 @@ def test_one_depth_of_another_size(trained: tuple[models.AdaptiveDepth, Path], t
 def test_mistakes_are_one_line(
     trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, monkeypatch, capsys, flags: str, said: str
 ) -> None:
-    for missing in ("onnxruntime", "executorch"):
-        monkeypatch.setitem(sys.modules, missing, None)
+    missing = ("onnxruntime", "executorch")
+    for name in [*missing, *(name for name in sys.modules if name.startswith(tuple(f"{top}." for top in missing)))]:
+        monkeypatch.setitem(sys.modules, name, None)
     for name in ("onnx", "executorch"):
         monkeypatch.delitem(sys.modules, f"deploy.to_{name}", raising=False)
     assert said in mistake(capsys, ["--weights", str(trained[1]), *flags.split(), "-o", str(tmp_path / "new" / "file")])
