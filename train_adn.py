@@ -152,7 +152,7 @@ def start(args: argparse.Namespace) -> setup.Machine:
 def use_statistics(
     args: argparse.Namespace,
     machine: setup.Machine,
-    model: models.AdaptiveDepth,
+    model: models.ManyNetworks,
     saved: models.Saved | None,
     images: DataLoader | None = None,
 ) -> str:
@@ -167,9 +167,10 @@ def use_statistics(
     return "of training"
 
 
-def build(args: argparse.Namespace, classes: int, image_size: int, saved: models.Saved | None) -> models.AdaptiveDepth:
+def build(args: argparse.Namespace, classes: int, image_size: int, saved: models.Saved | None) -> models.ManyNetworks:
     """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
-    settings = {name: getattr(args, name) for name in models.SHAPE} | {"switchable_norms": not args.no_switchable_norms}
+    settings = {name: getattr(args, name) for name in models.SHAPE}
+    settings["switchable_norms"] = False if args.no_switchable_norms else None
     try:
         model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
     except (ValueError, AssertionError) as error:

@@ -43,13 +43,13 @@ class AdaptiveDepth:
     """
 
     def __init__(self, args: Namespace, model: Any) -> None:
-        from utils.train.losses import Distillation  # here, since it needs torch
+        from utils.train.losses import Distillation, mean_over_space  # here, since it needs torch
 
         largest, *self.others, smallest = model.subnets
         self.seed, self.middle = args.seed, [f"middle{number}" for number in range(1, args.middle + 1)]
         self.roles = ("super", "base", *self.middle)
         self.tested = {"super": largest, "base": smallest}
-        self.distance = Distillation(args.subpath_temp, args.subpath_topk, args.fpn)
+        self.distance = Distillation(args.subpath_temp, args.subpath_topk, mean_over_space if args.fpn else None)
         teacher = LABELS if args.no_distillation else 0
         self.targets = ((teacher, (1 - args.subpath_alpha) / (1 + args.middle)),)
         self.both = [Pass("super", largest, ((LABELS, args.subpath_alpha),)), Pass("base", smallest, self.targets)]

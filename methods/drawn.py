@@ -42,7 +42,7 @@ class Drawn:
         alpha = args.subpath_alpha
         self.targets = ((LABELS, alpha), (self.teacher, 1 - alpha)) if args.ema_teacher else ((LABELS, 1.0),)
 
-    def teacher(self, images: Any) -> Any:
+    def teacher(self, images: Any, labels: Any) -> Any:
         from utils.train.losses import Outputs
 
         return Outputs(self.average(images))

@@ -15,7 +15,7 @@ from .calibration import WithStatistics
 from .registry import MODELS, build
 from .saved import SHAPE, Saved, read_weights
 from .start import load_plain
-from .subnet import Cost
+from .subnet import Cost, ManyNetworks
 from .weights import (
     WeightsError,
     load_state,
@@ -36,6 +36,7 @@ __all__ = [
     "SHAPE",
     "AdaptiveDepth",
     "Cost",
+    "ManyNetworks",
     "Saved",
     "WeightsError",
     "build",

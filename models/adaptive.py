@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import skip as skips
 from .calibration import WithStatistics
-from .selection import Stage, add_twins, rebuild, select
+from .selection import BATCH_NORM, Stage, add_twins, rebuild, select, with_buffers
 from .skip import Skip
 from .subnet import ManyNetworks
 
@@ -44,7 +44,9 @@ MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that it
 class AdaptiveDepth(WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
-    settings: ClassVar[tuple[str, ...]] = ()  # which of the command's settings of networks this family knows
+    settings: ClassVar[tuple[str, ...]] = (
+        "switchable_norms",
+    )  # of the command's, those that a family adds come beside
 
     def __init__(self, *args: Any, switchable_norms: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,6 +104,36 @@ class AdaptiveDepth(WithStatistics):
                 paths[prefix] = _bare(select(self, False, copies, instead))._embed
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
         self._selected = Selected(len(by_flag) - 1, paths, norms, copies, parts)
+
+    def _instead(self, prefix: Skip) -> dict[nn.Module, nn.Module]:
+        """The norms that have statistics of their own under this prefix, and what runs instead of them."""
+        norms = self._statistics.get(prefix, {}).items()
+        return {(norm := self.get_submodule(name)): with_buffers(norm, buffers) for name, buffers in norms}
+
+    def _norms_with_statistics(self) -> list[nn.Module]:
+        return self._selected.norms
+
+    def _batch_norms(self, subnets: Sequence[Skip]) -> dict[Skip, dict[str, nn.Module]]:
+        """By prefix. What is behind the last stage has its flag twice."""
+        norms = {
+            name: module
+            for name, module in self.named_modules()
+            if isinstance(module, BATCH_NORM) and module.running_mean is not None
+        }
+        body = self._by_flag()
+        in_body = {module for path in body for part in path for module in part.modules()}
+        found = {}
+        for prefix in dict.fromkeys(prefix for skip in subnets for prefix in skips.prefixes(skip)):
+            if prefix:
+                runs = {module for part in body[len(prefix) - 1] for module in select(part, prefix[-1]).modules()}
+            else:
+                runs = set(norms.values()) - in_body
+            found[prefix] = {name: norm for name, norm in norms.items() if norm in runs}
+        return found
+
+    def _word(self, prefix: Skip) -> str:
+        """The flags; what is behind the last stage has those of the stage."""
+        return self.name(prefix[: self.num_skippable_stages])
 
     def _follow_changes(self) -> None:
         """Modules may have been replaced since (SyncBN, wrappers), or have gone from training to evaluation alone."""

@@ -1,35 +1,45 @@
 """Running statistics of every sub-network's own, in the place of those that a few trained ones have left behind.
 
-A batch norm's statistics depend on all that runs before it, so on the flags up to its stage. They are kept by prefix of
-`skip`, beside the weights and outside of the model's state dict, which stays as it is: one set for what is before the
-stages, and 2, 4, … 2^N for the norms of each stage. Training uses nothing of this; after it, calibrate anew.
+A batch norm's statistics depend on all that runs before it. They are kept by sub-network, or by what several have in
+common, beside the weights and outside of the model's state dict, which stays as it is. Of adaptive depth that is the
+prefix of `skip`: one set for what is before the stages, and 2, 4, … 2^N for the norms of each stage. Training uses
+nothing of this; after it, calibrate anew.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .selection import select, with_buffers
-from .skip import Skip, prefixes
 from .subnet import ManyNetworks
 from .weights import WeightsError
 
-Statistics = Mapping[Skip, dict[str, dict[str, Tensor]]]  # by prefix and by the name of a norm: its buffers
+Statistics = Mapping[Hashable, dict[str, dict[str, Tensor]]]  # by key and by the name of a norm: its buffers
 
 
 class WithStatistics(ManyNetworks):
-    """Keeps statistics, moves and copies them with the network, and gives the norms that hold them."""
+    """Keeps statistics and moves and copies them with the network, which says what their keys are."""
 
     _statistics: Statistics = MappingProxyType({})
 
-    def _instead(self, prefix: Skip) -> dict[nn.Module, nn.Module]:
-        """The norms that have statistics of their own under this prefix, and what runs instead of them."""
-        norms = self._statistics.get(prefix, {}).items()
-        return {(norm := self.get_submodule(name)): with_buffers(norm, buffers) for name, buffers in norms}
+    def _select(self) -> None:
+        """Make what runs anew: a norm that has statistics under a key is a copy there which holds them."""
+        raise NotImplementedError
+
+    def _norms_with_statistics(self) -> Iterable[nn.Module]:
+        """These copies."""
+        raise NotImplementedError
+
+    def _batch_norms(self, subnets: Sequence[Hashable]) -> Mapping[Hashable, dict[str, nn.Module]]:
+        """By key and name, those that run in these sub-networks."""
+        raise NotImplementedError
+
+    def _word(self, key: Hashable) -> str:
+        """The key as files say it."""
+        raise NotImplementedError
 
     def _keep(self, statistics: Statistics) -> None:
         self._statistics = statistics
@@ -47,7 +57,7 @@ class WithStatistics(ManyNetworks):
     def calibrate(
         self,
         batches: Iterable[Tensor],
-        subnets: Sequence[Skip] | None = None,
+        subnets: Sequence[Any] | None = None,
         reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> int:
         """Estimate the statistics of sub-networks (None: of all) from batches of images; evaluation then uses them.
@@ -57,7 +67,7 @@ class WithStatistics(ManyNetworks):
         Several processes take a share of the batches each; `reduce` sums a tensor over them. Images are on the model's
         device, and precision is the caller's (autocast around it). Returns the number of norms, 0 if there are none.
         """
-        wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
+        wanted = self.subnets if subnets is None else [self.checked(subnet) for subnet in subnets]
         statistics = _blank(self, wanted)
         buffers = [buffer for norms in statistics.values() for norm in norms.values() for buffer in norm.values()]
         if not buffers:
@@ -74,7 +84,7 @@ class WithStatistics(ManyNetworks):
                 found = {key: next(parts) for key in norm}
                 count = found.pop("num_batches_tracked")
                 if not count:
-                    raise ValueError(f"{name} saw no images: there are none, or it runs neither in _embed nor in _body")
+                    raise ValueError(f"{name} saw no images: there are none, or no sub-network runs it")
                 norm["num_batches_tracked"].copy_(count[0])
                 for key, summed in found.items():
                     norm[key].copy_(summed / count)
@@ -102,7 +112,7 @@ class WithStatistics(ManyNetworks):
                 raise WeightsError(f"{problem}: {what}; {way_out}")
             for name, tensor in theirs.items():
                 ours[name].copy_(tensor)
-        self._keep({prefix: norms for prefix, norms in statistics.items() if _word(self, prefix) in saved})
+        self._keep({key: norms for key, norms in statistics.items() if self._word(key) in saved})
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -115,31 +125,29 @@ class WithStatistics(ManyNetworks):
         return super()._apply(fn, recurse)
 
 
-def _blank(model: WithStatistics, subnets: Iterable[Skip]) -> Statistics:
-    """Zeros for the batch norms that run under each prefix of these sub-networks."""
-    kind = nn.modules.batchnorm._BatchNorm
-    norms = {m: name for name, m in model.named_modules() if isinstance(m, kind) and m.running_mean is not None}
-    body = model._by_flag()
-    in_body = {module for path in body for part in path for module in part.modules()}
-    statistics = {}
-    for prefix in dict.fromkeys(prefix for skip in subnets for prefix in prefixes(skip)):
-        if prefix:
-            runs = {module for part in body[len(prefix) - 1] for module in select(part, prefix[-1]).modules()}
-        else:
-            runs = norms.keys() - in_body
-        own = {norms[m]: {key: torch.zeros_like(b) for key, b in m._buffers.items()} for m in norms if m in runs}
-        if own:
-            statistics[prefix] = own
-    return statistics
+def _blank(model: WithStatistics, subnets: Sequence[Hashable]) -> Statistics:
+    """Zeros for the batch norms that run in these sub-networks."""
+    return {
+        key: {name: _zeros(norm) for name, norm in norms.items()}
+        for key, norms in model._batch_norms(subnets).items()
+        if norms
+    }
+
+
+def _zeros(norm: nn.Module) -> dict[str, Tensor]:
+    like = norm.running_mean if norm.running_mean is not None else norm.weight
+    mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)
+    counter = torch.zeros((), dtype=torch.long, device=mean.device)
+    return {"running_mean": mean, "running_var": mean.clone(), "num_batches_tracked": counter}
 
 
 def _sums(
-    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Tensor], subnets: list[Skip]
+    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Tensor], subnets: list[Any]
 ) -> Tensor:
     """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
     walker = copy.copy(model)  # with sub-paths of its own
     walker._keep(scratch)
-    for norm in walker._selected.norms:
+    for norm in walker._norms_with_statistics():
         norm.training, norm.momentum = True, 1.0  # the buffers become those of the last batch
         if isinstance(norm, nn.SyncBatchNorm):
             norm.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
@@ -153,13 +161,8 @@ def _sums(
 
 def _by_name(model: WithStatistics, statistics: Statistics) -> dict[str, dict[str, Tensor]]:
     words: dict[str, dict[str, Tensor]] = {}
-    for prefix, norms in statistics.items():
+    for key, norms in statistics.items():
         for norm, buffers in norms.items():
-            part = words.setdefault(_word(model, prefix), {})
+            part = words.setdefault(model._word(key), {})
             part.update((f"{norm}.{name}", buffer) for name, buffer in buffers.items())
     return words
-
-
-def _word(model: WithStatistics, prefix: Skip) -> str:
-    """The flags; what is behind the last stage has those of the stage."""
-    return model.name(prefix[: model.num_skippable_stages])

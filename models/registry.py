@@ -7,50 +7,43 @@ from typing import Any
 from torchvision.models import WeightsEnum
 
 from . import zoo
-from .adaptive import AdaptiveDepth
 from .start import load_plain
+from .subnet import ManyNetworks
 from .weights import WeightsError
 
-MODELS: dict[str, Callable[..., AdaptiveDepth]] = {}
+MODELS: dict[str, Callable[..., ManyNetworks]] = {}
 
 
-def network(name: str, family: type[AdaptiveDepth], *arguments: Any, **settings: Any) -> Callable[..., AdaptiveDepth]:
+def network(name: str, family: type[ManyNetworks], *arguments: Any, **settings: Any) -> Callable[..., ManyNetworks]:
     """Enter a network under its name: a family with its arguments, and settings that a caller may replace.
 
     As in torchvision, `weights` is a weights enum, or its name: one of ours, or one of torchvision's plain network to
     start from.
     """
 
-    def make(*, weights: WeightsEnum | str | None = None, progress: bool = True, **kwargs: Any) -> AdaptiveDepth:
+    def make(*, weights: WeightsEnum | str | None = None, progress: bool = True, **kwargs: Any) -> ManyNetworks:
         if weights is None:
             return family(*arguments, **{**settings, **kwargs})
         entry = zoo.named(weights, name) if isinstance(weights, str) else weights
         if entry is None:
             raise WeightsError(f"{name} has no weights {weights!r}; it has {', '.join(zoo.names(name)) or 'none'}")
         theirs = {"num_classes": len(entry.meta["categories"])}
-        if "image_size" in family.settings:
+        if "image_size" in make.settings:
             theirs["image_size"] = entry.transforms().crop_size[0]
         model = family(*arguments, **{**settings, **theirs, **kwargs})
         load_plain(model, entry, progress=progress)
         return model
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"Adaptive-depth {name}. `weights`: an enum of ours or of torchvision's {name}, or its name."
-    make.settings = family.settings
+    weights = f"`weights`: an enum of ours or of torchvision's {name}, or its name."
+    make.__doc__ = f"{name}, many networks in one set of weights. {weights}"
+    make.settings = tuple(setting for kind in family.__mro__ for setting in vars(kind).get("settings", ()))
     MODELS[name] = make
     return make
 
 
-def build(
-    name: str,
-    *,
-    stem: str | None = None,
-    image_size: int | None = None,
-    patch_size: int | None = None,
-    window_size: int | None = None,
-    **kwargs: Any,
-) -> AdaptiveDepth:
-    """The network called `name`. A setting that is None keeps the network's own; one that it does not know is an error.
+def build(name: str, **settings: Any) -> ManyNetworks:
+    """The network called `name`. A setting that is None keeps the network's own; one of other networks is an error.
 
     `image_size` binds only networks of a fixed image size; the others take any.
     """
@@ -59,8 +52,10 @@ def build(
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(MODELS)}"
         raise ValueError(f"unknown model {name!r}; {hint}")
     make = MODELS[name]
-    settings = {"stem": stem, "image_size": image_size, "patch_size": patch_size, "window_size": window_size}
     given = {setting: value for setting, value in settings.items() if value is not None}
-    for setting in given.keys() - set(make.settings) - {"image_size"}:
+    of_others = {setting for other in MODELS.values() for setting in other.settings} - {*make.settings, "image_size"}
+    for setting in given.keys() & of_others:
         raise ValueError(f"{name} has no setting {setting}; it takes {', '.join(make.settings) or 'none'}")
-    return make(**{setting: given[setting] for setting in given if setting in make.settings}, **kwargs)
+    if "image_size" not in make.settings:
+        given.pop("image_size", None)
+    return make(**given)

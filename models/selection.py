@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+NORMS = (BATCH_NORM, nn.LayerNorm, nn.GroupNorm)
 
 
 class Stage(nn.Sequential):

@@ -15,7 +15,7 @@ from torch import Size, Tensor
 from torchvision.models import WeightsEnum
 
 from . import zoo
-from .adaptive import AdaptiveDepth
+from .subnet import ManyNetworks
 from .weights import WeightsError, classifier, load_state, model_state, read_checkpoint
 
 # buffers that follow from the size of a window, so a network's own are right
@@ -54,7 +54,7 @@ def find(name: str, model: str, url: str | None = None, folder: str | None = Non
 
 
 def load_plain(
-    model: AdaptiveDepth,
+    model: ManyNetworks,
     weights: Mapping[str, Tensor] | WeightsEnum,
     *,
     new_head: bool = False,
@@ -70,7 +70,7 @@ def load_plain(
         source, weights = repr(weights), read_checkpoint(zoo.fetched(weights, progress=progress))
     state = model_state(weights, source=source)
     ours = any("_skip." in name for name in state) or state.keys() == model.state_dict().keys()
-    target = model if ours else model.view(model.super_net)
+    target = model if ours else model.view()
     state, fitted = _fit(state, target.state_dict(), new_head)
     load_state(target, state, source)
     if not ours:

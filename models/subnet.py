@@ -21,7 +21,10 @@ class Cost(NamedTuple):
 
 
 class ManyNetworks(nn.Module):
-    """Called as `model(images, subnet)`; without a sub-network the largest one runs."""
+    """Called as `model(images, subnet)`; without a sub-network the largest one runs.
+
+    With `return_features=True` the call also gives a list of what a sub-network can be taught by beside its logits.
+    """
 
     @property
     def subnets(self) -> list[Any]:
@@ -35,6 +38,14 @@ class ManyNetworks(nn.Module):
     def parse(self, word: str) -> Any:
         """The sub-network of that name. A ValueError says what is wrong with the word."""
         raise NotImplementedError
+
+    def checked(self, subnet: Any) -> Any:
+        """The sub-network that is meant, None being the largest, or a ValueError."""
+        return self.subnets[0] if subnet is None else subnet
+
+    def draw(self, place: float) -> Any:
+        """The sub-network at a place in [0, 1), for those who draw one by chance: all are equally likely."""
+        return self.subnets[int(place * len(self.subnets))]
 
     def view(self, subnet: Any = None) -> nn.Module:
         """A sub-network as an ordinary network that shares this one's weights."""

@@ -32,65 +32,97 @@ class AdaptiveWeights(WeightsEnum):
         return model_state(read_checkpoint(path), source=str(path))
 
 
-def _released(
-    name: str, drive_id: str, num_params: int, resize_size: int = 256, interpolation: str = "bilinear", **subnets: Any
+def released(
+    name: str,
+    num_params: int,
+    subnets: Mapping[str, tuple[float, float]],
+    *,
+    model: str,
+    url: str | None = None,
+    drive: str | None = None,
+    recipe: str,
+    license: str = "none stated by the authors",
+    resize_size: int = 256,
+    interpolation: str = "bilinear",
 ) -> Weights:
-    """An entry of the zoo: its model's name with `_adn`, and each published sub-network with its GMACs and top-1."""
-    (super_gmacs, super_top1), *_ = subnets.values()
+    """An entry of the zoo: its own name and its model's, and each published sub-network's GMACs and top-1.
+
+    The file is at `url`, or on Google Drive under the id `drive`.
+    """
+    (gmacs, top1), *_ = subnets.values()
     transforms = {"crop_size": 224, "resize_size": resize_size, "interpolation": InterpolationMode(interpolation)}
+    # `confirm=t` answers Drive's question about large files
+    address = url or f"https://drive.usercontent.google.com/download?id={drive}&export=download&confirm=t"
     return Weights(
-        # `confirm=t` answers Drive's question about large files
-        url=f"https://drive.usercontent.google.com/download?id={drive_id}&export=download&confirm=t",
+        url=address,
         transforms=partial(ImageClassification, **transforms),
         meta={
             "name": name,
-            "model": name.partition("_adn")[0],
-            "page": f"https://drive.google.com/file/d/{drive_id}/view",
+            "model": model,
+            "page": url or f"https://drive.google.com/file/d/{drive}/view",
             "size": None,  # bytes and sha256 are checked where they are known
             "sha256": None,
             "categories": IMAGENET_CLASSES,
             "min_size": (1, 1),
             "num_params": num_params,
-            "recipe": "https://github.com/wchkang/depth#training-and-evaluation-on-imagenet",
-            "license": "none stated by the authors",
+            "recipe": recipe,
+            "license": license,
             "subnets": {subnet: {"gmacs": gmacs, "acc@1": top1} for subnet, (gmacs, top1) in subnets.items()},
-            "_metrics": {"ImageNet-1K": {"acc@1": super_top1}},
-            "_ops": super_gmacs,
-            "_docs": "Super-net's figures; those of the other published sub-networks are under `subnets`.",
+            "_metrics": {"ImageNet-1K": {"acc@1": top1}},
+            "_ops": gmacs,
+            "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
         },
     )
 
 
+def _adn(
+    name: str, drive: str, num_params: int, resize_size: int = 256, interpolation: str = "bilinear", **subnets: Any
+) -> Weights:
+    """One of the authors of adaptive depth: its model's name with `_adn`."""
+    recipe, model = "https://github.com/wchkang/depth#training-and-evaluation-on-imagenet", name.partition("_adn")[0]
+    images = {"resize_size": resize_size, "interpolation": interpolation}
+    return released(name, num_params, subnets, model=model, drive=drive, recipe=recipe, **images)
+
+
 # fmt: off
 class ResNet50_ADN_Weights(AdaptiveWeights):
-    V1 = _released("resnet50_adn", "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b", 25_583_144,
+    V1 = _adn("resnet50_adn", "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b", 25_583_144,
                    FFFF=(4.11, 77.6), TFFF=(3.90, 77.1), TTFF=(3.46, 76.5), TTTT=(2.58, 76.1))
-    V2 = _released("resnet50_adn_v2", "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p", 25_583_144, resize_size=232,
+    V2 = _adn("resnet50_adn_v2", "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p", 25_583_144, resize_size=232,
                    FFFF=(4.11, 80.5), TFFF=(3.90, 80.4), TTFF=(3.46, 79.9), TTTF=(2.80, 78.7), TTTT=(2.58, 78.4))
     DEFAULT = V2
 
 
 class MobileNet_V2_ADN_Weights(AdaptiveWeights):
-    V1 = _released("mobilenet_v2_adn", "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz", 3_527_544,
+    V1 = _adn("mobilenet_v2_adn", "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz", 3_527_544,
                    FFFFF=(0.32, 72.5), TTTTT=(0.22, 70.6))
     DEFAULT = V1
 
 
 class ViT_B_16_ADN_Weights(AdaptiveWeights):
-    V1 = _released("vit_b_16_adn", "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u", 86_592_232,
+    V1 = _adn("vit_b_16_adn", "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u", 86_592_232,
                    FFFF=(17.58, 81.4), FFFT=(16.20, 81.2), TTFF=(14.67, 80.9), TTFT=(13.21, 80.7), TTTT=(11.76, 80.6))
     DEFAULT = V1
 
 
 class Swin_T_ADN_Weights(AdaptiveWeights):
-    V1 = _released("swin_t_adn", "10twk67rVBAoKFKZSkgsXEzx1RABX73kF", 28_302_562, interpolation="bicubic",
+    V1 = _adn("swin_t_adn", "10twk67rVBAoKFKZSkgsXEzx1RABX73kF", 28_302_562, interpolation="bicubic",
                    FFFF=(4.49, 81.6), TFFF=(4.11, 80.8), TTFF=(3.75, 80.0), TTTT=(2.34, 78.0))
     DEFAULT = V1
 # fmt: on
 
 
-FAMILIES = (ResNet50_ADN_Weights, MobileNet_V2_ADN_Weights, ViT_B_16_ADN_Weights, Swin_T_ADN_Weights)
-RELEASED: dict[str, AdaptiveWeights] = {weights.meta["name"]: weights for family in FAMILIES for weights in family}
+FAMILIES: list[type[AdaptiveWeights]] = []
+RELEASED: dict[str, AdaptiveWeights] = {}
+
+
+def enter(*families: type[AdaptiveWeights]) -> None:
+    """Make released weights known by their names."""
+    FAMILIES.extend(families)
+    RELEASED.update({weights.meta["name"]: weights for family in families for weights in family})
+
+
+enter(ResNet50_ADN_Weights, MobileNet_V2_ADN_Weights, ViT_B_16_ADN_Weights, Swin_T_ADN_Weights)
 
 
 def named(name: str | None, model: str | None = None) -> WeightsEnum | None:

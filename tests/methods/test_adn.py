@@ -9,6 +9,7 @@ from methods import METHODS, add_flags
 from methods.adn import AdaptiveDepth, Individual
 from tests.tiny import batch, tiny
 from utils.errors import UserError
+from utils.train.losses import mean_over_space
 from utils.train.passes import LABELS, Pass
 
 
@@ -23,7 +24,7 @@ def test_super_net_learns_from_labels_and_base_net_from_it():
     method = AdaptiveDepth(settings("--subpath-alpha 0.4 --subpath-temp 2 --subpath-topk 7 --fpn"), model)
     expected = [Pass("super", model.super_net, ((LABELS, 0.4),)), Pass("base", model.base_net, ((0, 0.6),))]
     assert method.passes(epoch=0, step=0) == method.passes(epoch=3, step=9) == expected
-    assert (method.distance.temperature, method.distance.topk, method.distance.features) == (2.0, 7, True)
+    assert (method.distance.temperature, method.distance.topk, method.distance.features) == (2.0, 7, mean_over_space)
     assert method.tested == {"super": model.super_net, "base": model.base_net}
 
 

@@ -67,7 +67,7 @@ def test_the_list_has_entry_points_and_nothing_else(tmp_path: Path, monkeypatch:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "owner_name_main").symlink_to(ROOT)
     assert sorted(torch.hub.list("owner/name:main")) == sorted([*models.MODELS, *RELEASED])
-    assert "Adaptive-depth resnet50." in torch.hub.help("owner/name:main", "resnet50_adn")
+    assert "resnet50, many networks in one set of weights." in torch.hub.help("owner/name:main", "resnet50_adn")
 
 
 def _run(program: str, folder: Path, *arguments: Path) -> None:

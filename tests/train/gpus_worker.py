@@ -12,7 +12,7 @@ from torchvision.ops import StochasticDepth
 
 from tests.tiny import batch, tiny
 from utils import processes
-from utils.train.losses import Distillation
+from utils.train.losses import Distillation, mean_over_space
 from utils.train.passes import LABELS, Pass
 from utils.train.run import with_sync_bn
 from utils.train.step import TrainingStep, share_gradients
@@ -25,7 +25,7 @@ def step(network: nn.Module, model: nn.Module, images: Tensor, labels: Tensor) -
         Pass("base", model.base_net, ((0, 0.3),)),
         Pass("between", (True, *model.super_net[1:]), ((LABELS, 0.1), (0, 0.1))),
     ]
-    distance = Distillation(2.0, topk=3, features=True)
+    distance = Distillation(2.0, topk=3, features=mean_over_space)
     TrainingStep(network, nn.CrossEntropyLoss(), distance, nullcontext)(passes, images, labels, Tensor.backward)
 
 

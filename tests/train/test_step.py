@@ -13,7 +13,7 @@ from torchvision.ops import StochasticDepth
 import models
 from tests.filled import filled, images
 from tests.tiny import TINY, batch, tiny
-from utils.train.losses import Distillation, Outputs
+from utils.train.losses import Distillation, Outputs, mean_over_space
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep
 
@@ -48,7 +48,11 @@ def test_a_step_equals_the_official_one(name):
     settings = golden["args"]
     model = models.build(settings["model"], num_classes=1000)
     model.load_state_dict(filled(model.state_dict()))
-    step = step_of(model.train(), Distillation(settings["temp"], topk=500, features=settings["fpn"]), smoothing=0.1)
+    step = step_of(
+        model.train(),
+        Distillation(settings["temp"], topk=500, features=mean_over_space if settings["fpn"] else None),
+        smoothing=0.1,
+    )
     passes = adn_passes(model, settings["alpha"])
     results = step(passes, images(4, settings["size"]), torch.arange(4) * 7, backward)
     assert [round(result.loss.item(), 4) for result in results] == [golden["loss_super"], golden["loss_base"]]
@@ -66,7 +70,7 @@ def test_passes_in_turn_give_the_gradients_of_the_summed_loss(name):
         if isinstance(module, (nn.Dropout, StochasticDepth)):
             module.p = 0.0
     x, labels = batch(8).double(), torch.arange(8) % 7
-    step_of(model, Distillation(2.0, topk=3, features=True))(adn_passes(model, 0.3), x, labels, backward)
+    step_of(model, Distillation(2.0, topk=3, features=mean_over_space))(adn_passes(model, 0.3), x, labels, backward)
     in_turn = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     y_super, h_super = model(x, model.super_net, return_features=True)
@@ -102,7 +106,7 @@ def test_topk_is_capped_by_the_number_of_classes_and_0_means_all():
 def test_a_teacher_learns_nothing_from_its_student():
     teacher = torch.randn(3, 4, requires_grad=True)
     student = torch.randn(3, 4, requires_grad=True)
-    losses = Distillation(features=True)
+    losses = Distillation(features=mean_over_space)
     outputs = [Outputs(t, [t[:, :2], t[:, 2:], t]) for t in (student, teacher.detach())]
     losses(*outputs).backward()
     assert student.grad.any()
@@ -115,7 +119,7 @@ def test_a_pass_has_a_view_and_several_targets():
     frozen = tiny("resnet18")
     calls = []
 
-    def teacher(images: torch.Tensor) -> Outputs:
+    def teacher(images: torch.Tensor, labels: torch.Tensor) -> Outputs:
         calls.append(images.shape[-1])
         return Outputs(frozen(images, frozen.base_net))
 

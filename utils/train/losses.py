@@ -1,5 +1,6 @@
 """How far a student's outputs are from its teacher's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,8 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def mean_over_space(feature: Tensor) -> Tensor:
+    return feature.mean(dim=(2, 3))
+
+
 class Outputs(NamedTuple):
-    """What a network gives: logits and, for feature distillation, each stage's mean over space."""
+    """What a network gives: logits and, where they are asked for, what was taken of its features."""
 
     logits: Tensor
     features: list[Tensor] | tuple = ()
@@ -19,7 +24,7 @@ class Outputs(NamedTuple):
 
 @dataclass
 class Distillation:
-    """KL divergence of the logits and, with `features`, of the stages' mean features, at a temperature.
+    """KL divergence of the logits and, if `features` takes something of each stage's, of these, at a temperature.
 
     Of the logits over the teacher's `topk` likeliest classes; over all if that is 0 or more than there are. Of the
     features over the channels of each stage but the first, summed.
@@ -27,7 +32,7 @@ class Distillation:
 
     temperature: float = 1.0
     topk: int = 500
-    features: bool = False
+    features: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, student: Outputs, teacher: Outputs) -> Tensor:
         ours, theirs = student.logits, teacher.logits

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 LABELS = "labels"
-Target = str | int | Callable  # LABELS, the number of an earlier pass, or a frozen teacher: images → Outputs
+Target = str | int | Callable  # LABELS, the number of an earlier pass, or a frozen teacher: images, labels → Outputs
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Method(Protocol):
     roles: Sequence[str]  # of the passes, alike in every step
     tested: dict[str, Hashable]  # sub-networks to test after each epoch, by name; the first decides what is best
     average: Any  # the run sets it: the moving average's network, or None; a frozen teacher if the method wants one
-    distance: Any  # (student's Outputs, teacher's) → loss; it has `features` if it needs those of the stages
+    distance: Any  # (student's Outputs, teacher's) → loss; its `features`, if any, takes what it needs of one
 
     def passes(self, epoch: int, step: int) -> Sequence[Pass]:
         """Of that step. What is drawn follows from (seed, epoch, step): alike in all processes and after a resume."""

@@ -17,6 +17,8 @@ from utils import processes
 from utils.train.losses import Outputs
 from utils.train.passes import LABELS, Pass
 
+MOST = 256  # sub-networks that are remembered: those drawn from a range are ever new
+
 
 class PassResult(NamedTuple):
     """What a pass leaves for the log. `loss` carries the pass's weights."""
@@ -39,6 +41,8 @@ class TrainingStep:
     def reaches_all(self, passes: Sequence[Pass]) -> bool:
         """Whether these passes give every parameter that is trained a gradient."""
         network = getattr(self.model, "module", self.model)
+        if len(self.reached) > MOST:
+            self.reached.clear()
         for subnet in {this.subnet for this in passes} - self.reached.keys():
             self.reached[subnet] = {id(parameter) for parameter in network.view(subnet).parameters()}
         reached = set().union(*(self.reached[this.subnet] for this in passes))
@@ -63,9 +67,9 @@ class TrainingStep:
             distils = number in teachers or any(target != LABELS for target, _ in this.targets)
             with self.model.no_sync() if distributed and not last else nullcontext():
                 with self.autocast():
-                    if distils and getattr(self.distance, "features", False):
+                    if distils and (taken := getattr(self.distance, "features", None)):
                         logits, features = self.model(views[this.view], this.subnet, return_features=True)
-                        outputs = Outputs(logits, [feature.mean(dim=(2, 3)) for feature in features])
+                        outputs = Outputs(logits, [taken(feature) for feature in features])
                     else:
                         outputs = Outputs(self.model(views[this.view], this.subnet))
                     loss = self._loss(outputs, this, views[this.view], labels, known)
@@ -86,7 +90,7 @@ class TrainingStep:
             key = (target, this.view) if callable(target) else target
             if key not in known:
                 with torch.no_grad():
-                    known[key] = target(images)
+                    known[key] = target(images, labels)
             losses.append(weight * self.distance(outputs, known[key]))
         return sum(losses[1:], start=losses[0])
 

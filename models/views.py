@@ -1,0 +1,139 @@
+"""Networks whose sub-networks are views: ordinary networks that share the weights, one made for each when it is asked.
+
+A module that runs differently in different sub-networks (a convolution that uses its leading channels, a norm that is
+one of several, a kernel that is generated) has a method `at(subnet)`, which gives what runs there: a module that shares
+every tensor. The rest of a view are shallow copies and the modules themselves, so its forward is the ordinary
+network's. A sub-network is a value handed down: no module changes in a forward pass.
+"""
+
+import copy
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import WithStatistics
+from .selection import BATCH_NORM, rebuild, with_buffers, with_children
+from .subnet import Cost, ManyNetworks, cost
+
+
+class View(NamedTuple):
+    """A sub-network as it runs, and what it was made of."""
+
+    run: Callable[..., Tensor]
+    network: nn.Module
+    norms: list[nn.Module]  # copies that hold statistics of the sub-network's own
+    copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
+    parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
+
+
+MADE_HERE = ("_views", "_compiling")  # a network's attributes that its copies make for themselves
+MOST = 64  # views that are kept: sub-networks drawn from a range are ever new
+
+
+class Views(WithStatistics):
+    """Put before an ordinary network whose modules may have `at`. A family says which sub-networks there are."""
+
+    settings: ClassVar[tuple[str, ...]] = ()  # of the command's settings of networks, those that a family knows
+    _compiling: Mapping[str, Any] | None = None  # options of torch.compile
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._select()
+
+    def _select(self) -> None:
+        self._views: dict[Hashable, View] = {}
+
+    def _view(self, subnet: Hashable) -> View:
+        """The view that runs, in the mode that its modules are in now. Training uses the statistics of training."""
+        own = not self.training and subnet in self._statistics
+        view = self._views.get((subnet, own))
+        if view is None or any(module._modules != children for module, children in view.parts):
+            if len(self._views) >= MOST:
+                self._views.pop(next(iter(self._views)))
+            self._views[subnet, own] = view = self._made(subnet, own)
+        for copied, module in view.copies:
+            copied.__dict__["training"] = module.training
+        return view
+
+    def _made(self, subnet: Hashable, own: bool) -> View:
+        copies: list[tuple[nn.Module, nn.Module]] = []
+        statistics, norms = self._statistics[subnet] if own else {}, []
+
+        def at(module: nn.Module, name: str) -> nn.Module:
+            """The module as it runs in this sub-network."""
+            if name and hasattr(module, "at"):
+                runs = module.at(subnet)
+            else:
+                prefix = f"{name}." if name else ""
+                children = {key: child and at(child, prefix + key) for key, child in module._modules.items()}
+                runs = module if children == module._modules and name else with_children(module, children)
+            if name in statistics:
+                runs = with_buffers(runs, statistics[name])
+                norms.append(runs)
+            elif runs is not module:
+                runs.__dict__["training"] = module.training
+                copies.append((runs, module))
+            return runs
+
+        network = at(self, "")
+        for attribute in (*MADE_HERE, "_statistics"):
+            network.__dict__.pop(attribute, None)
+        lineage = type(self).__mro__
+        network.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+        parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
+        return View(self._runs(network, subnet), network, norms, copies, parts)
+
+    def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Tensor]:
+        """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met."""
+        if self._compiling is None:
+            return network
+
+        def run(x: Tensor, **asked: Any) -> Tensor:
+            return network(x, **asked)
+
+        run.__code__ = run.__code__.replace(co_name=f"run_{self.name(subnet)}")
+        return torch.compile(run, **self._compiling)
+
+    def forward(self, x: Tensor, subnet: Any = None, **asked: Any) -> Tensor:
+        """Logits of a sub-network, None being the largest."""
+        return self._view(self.checked(subnet)).run(x, **asked)
+
+    def view(self, subnet: Any = None) -> nn.Module:
+        subnet = self.checked(subnet)
+        return self._made(subnet, subnet in self._statistics).network
+
+    def extract(self, subnet: Any = None) -> nn.Module:
+        network = self.view(subnet)
+        chosen = {module: module.plain() for module in network.modules() if hasattr(module, "plain")}
+        return copy.deepcopy(rebuild(network, chosen)).train(self.training)
+
+    def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
+        return cost(self.extract(subnet), image_size or getattr(self, "image_size", 224))
+
+    def compile(self, **options: Any) -> None:
+        """Compile each sub-network when it first runs."""
+        self._compiling = options
+        self._select()
+
+    def _norms_with_statistics(self) -> Iterable[nn.Module]:
+        return [norm for subnet in self._statistics for norm in self._view(subnet).norms]
+
+    def _batch_norms(self, subnets: Sequence[Hashable]) -> dict[Hashable, dict[str, nn.Module]]:
+        views = {subnet: self._view(subnet).network for subnet in subnets}
+        return {
+            subnet: {name: module for name, module in view.named_modules() if isinstance(module, BATCH_NORM)}
+            for subnet, view in views.items()
+        }
+
+    def _word(self, subnet: Hashable) -> str:
+        return self.name(subnet)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are not compiled, and make views of their own."""
+        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._select()
