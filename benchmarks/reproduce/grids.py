@@ -106,6 +106,18 @@ GRIDS = {
             20,
         ),
     ),
+    "pairs": Grid(
+        "a harder task, made by `python -m benchmarks.pairs`: which two garments are in a picture of 36 x 36 pixels? "
+        "100 classes, 38,400 training pictures, 16 epochs, on CPU cores",
+        Setting(
+            "resnet20-pairs",
+            (*MAIN, "drawn", "drawn-longer"),
+            "--model resnet20 --data-path runs/pairs --amp --workers 0",
+            f"{WARM} --batch-size 64 --lr 0.1 --weight-decay 5e-4 --hflip-prob 0.5 --train-images 38400 "
+            "--val-images 2000",
+            16,
+        ),
+    ),
     "quick": Grid(
         "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
         Setting(

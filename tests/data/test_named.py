@@ -21,7 +21,7 @@ from utils.data import named as named_datasets
 from utils.data.loading import load_data
 from utils.errors import UserError
 from utils.flags.arguments import parser
-from utils.flags.data import NAMED, fill_defaults
+from utils.flags.data import NAMED, fill_defaults, habits_of
 
 FASHION = {"train": 20, "t10k": 10}
 
@@ -119,6 +119,22 @@ def test_an_idx_file_cut_inside_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="not a whole idx file"):
         named_datasets.fashion_mnist(tmp_path, download=False)
+
+
+def test_a_folder_of_such_files_is_data_too(tmp_path):
+    """With crops of the images' size and numbers for classes."""
+    fashion_files(tmp_path)
+    args = arguments(str(tmp_path))
+    data = load_data(args)
+    assert (len(data.train), len(data.val), data.name) == (20, 10, tmp_path.name)
+    assert data.train[0][0].shape == (3, 24, 24)
+    assert habits_of(str(tmp_path)).crop_size == 28
+    assert args.hflip_prob == 0
+    assert data.classes == [str(number) for number in range(10)]
+    packed = tmp_path / "train-images-idx3-ubyte.gz"
+    packed.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=f"{packed}: cannot be read"):
+        arguments(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"digits"}))

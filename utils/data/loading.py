@@ -23,7 +23,7 @@ from sampler import Key
 from utils.data import named
 from utils.data.folders import FileList, list_images
 from utils.errors import UserError
-from utils.flags.data import NAMED, processes_here
+from utils.flags.data import NAMED, habits_of, processes_here
 from utils.rng import derive, seeded
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what a worker hands over; a container has 64 MB of it by default
@@ -115,12 +115,12 @@ def load_data(args: Namespace) -> Data:
     """The data that `args` describe, every default filled in.
 
     Folders: a random crop is zoomed into for training; for evaluation the shorter side is resized, the centre cropped.
-    Small images by name: resized to the crop size, to train shifted by up to an eighth. Digits are not flipped.
+    Small images in memory: resized to the crop size, to train shifted by up to an eighth. Digits are not flipped.
     """
     if not args.data_path:
         raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
-    root, by_name = Path(args.data_path), args.data_path in NAMED
-    found = named.load(args) if by_name else _scan_folders(root, args)
+    root, in_memory = Path(args.data_path), habits_of(args.data_path) is not None
+    found = named.load(args) if in_memory else _scan_folders(root, args)
 
     def images(part: str, decode: str, **kw: Any) -> Images:
         rows, targets = getattr(found, part)[:2]
@@ -131,17 +131,17 @@ def load_data(args: Namespace) -> Data:
             # Spread evenly, since those of a class may follow each other; alike for every seed.
             chosen = np.arange(wanted) * len(targets) // wanted
             rows, targets = rows[chosen], targets[chosen]
-        if by_name:
+        if in_memory:
             return Images(rows, targets, read_pixels, **kw)
         read, folder = partial(read_file, presets.DECODERS[args.decode or decode]), "train" if args.val_split else part
         return Images(rows, targets, read, folder=root / folder, **kw)
 
-    train, transform = None, presets.train_transform(args, zoom=not by_name)
+    train, transform = None, presets.train_transform(args, zoom=not in_memory)
     if args.calibrate or not args.test_only:
         train = images("train", "tensor", transform=transform, seed=args.seed, substitute=args.on_corrupt == "skip")
     transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
     val = images("val", "pil", transform=transform)
-    return Data(train, val, found.classes, args.data_path if by_name else root.resolve().name)
+    return Data(train, val, found.classes, args.data_path if args.data_path in NAMED else root.resolve().name)
 
 
 def _scan_folders(root: Path, args: Namespace) -> named.Parts:

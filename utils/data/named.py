@@ -1,4 +1,4 @@
-"""Data sets known by name, small enough for memory: the bundled digits, Fashion-MNIST and CIFAR through torchvision."""
+"""Data small enough for memory: the bundled digits, Fashion-MNIST, CIFAR through torchvision, files like MNIST's."""
 
 import gzip
 import os
@@ -13,8 +13,10 @@ import torchvision.datasets
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.flags.data import NAMED
 
 DIGITS = Path(__file__).parents[2] / "data" / "digits.npz"
+IDX_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
 
@@ -35,6 +37,8 @@ def load(args: Namespace) -> Parts:
         return digits()
     if name == "fashion-mnist":
         return fashion_mnist(folder, args.download)
+    if name not in NAMED:
+        return idx_folder(Path(name))
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     if args.download:
         _fetch(kind, folder)
@@ -61,18 +65,27 @@ def digits() -> Parts:
 
 def fashion_mnist(folder: Path, download: bool) -> Parts:
     """From a folder with the four published files, packed or not, wherever they come from."""
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     for found in (folder / "FashionMNIST" / "raw", folder, DEBIAN_FASHION_MNIST):
-        if all((found / name).exists() or (found / f"{name}.gz").exists() for name in names):
+        if all((found / name).exists() or (found / f"{name}.gz").exists() for name in IDX_FILES):
             break
     else:
         if not download:
             raise _missing("fashion-mnist", folder, "or install Debian's package dataset-fashion-mnist")
         _fetch(torchvision.datasets.FashionMNIST, folder)
         found = folder / "FashionMNIST" / "raw"
-    images, targets, val_images, val_targets = (read_idx(found, name) for name in names)
-    train, val = Arrays(images[:, None], targets.long()), Arrays(val_images[:, None], val_targets.long())
-    return Parts(train, val, torchvision.datasets.FashionMNIST.classes)
+    return idx_folder(found)._replace(classes=torchvision.datasets.FashionMNIST.classes)
+
+
+def idx_folder(folder: Path) -> Parts:
+    """The four files of MNIST and its like, packed or not. Classes are numbers."""
+    parts = []
+    for names in (IDX_FILES[:2], IDX_FILES[2:]):
+        images, targets = (read_idx(folder, name) for name in names)
+        if images.ndim != 3 or targets.shape != images.shape[:1]:
+            shapes = f"{list(images.shape)} and {list(targets.shape)}"
+            raise UserError(f"{folder}: {' and '.join(names)} are {shapes}; they should be images, and a class of each")
+        parts.append(Arrays(images[:, None], targets.long()))
+    return Parts(*parts, [str(number) for number in range(1 + max(int(part.targets.max()) for part in parts))])
 
 
 def read_idx(folder: Path, name: str) -> Tensor:

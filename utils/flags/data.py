@@ -1,6 +1,8 @@
 """The command line's flags about data, and their defaults per data set. No torch here: `--help` has to be quick."""
 
+import gzip
 import os
+import zlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +28,24 @@ NAMED = {  # data sets known by name; they live in memory
     "cifar10": Habits(32, 32, 0.5, 4),
     "cifar100": Habits(32, 32, 0.5, 4),
 }
+IDX = "train-images-idx3-ubyte"  # MNIST's format: a folder with this file, packed or not, and its three companions
 FETCHED = ("fashion-mnist", "cifar10", "cifar100")
 POLICIES = ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn")
+
+
+def habits_of(data_path: str | None) -> Habits | None:
+    """What suits data that live in memory; None for folders of image files."""
+    if data_path in NAMED:
+        return NAMED[data_path]
+    for name, opened in ((IDX, open), (f"{IDX}.gz", gzip.open)):
+        if (path := Path(data_path or "", name)).is_file():
+            try:
+                with opened(path, "rb") as file:
+                    side = max(1, int.from_bytes(file.read(12)[8:], "big"))  # type, images, rows
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(f"{path}: cannot be read ({error})") from None
+            return Habits(side, side, 0.0, 4)
+    return None
 
 
 def cache_folder() -> Path:
@@ -36,7 +54,8 @@ def cache_folder() -> Path:
 
 def data_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
-    add("--data-path", metavar="PATH", help=f"a folder with train/ and val/, or one of {', '.join(NAMED)}")
+    data = f"a folder with train/ and val/, or with {IDX} and the like, or one of {', '.join(NAMED)}"
+    add("--data-path", metavar="PATH", help=data)
     share = "validate on this share of each class of train/, always the same, where there is no val/"
     add("--val-split", type=bounded(float, 0, 0.5, open_low=True), metavar="P", help=share)
     add("--train-images", type=COUNT, help="train on only N images, taken evenly from the whole (default: all)")
@@ -79,8 +98,9 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
 
     The command calls it once; nothing else changes `args`. Then the whole is checked, which only now can be.
     """
-    habits = NAMED.get(args.data_path, OF_FOLDERS)
-    has_val = args.data_path in NAMED or Path(args.data_path or "", "val").is_dir()
+    in_memory = habits_of(args.data_path)
+    habits = in_memory or OF_FOLDERS
+    has_val = in_memory or Path(args.data_path or "", "val").is_dir()
     if args.val_split and has_val:
         raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
     defaults = {
@@ -107,8 +127,8 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
         sizes = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
         raise UserError(f"{sizes}: lower the first or raise the second")
     for flag, idle in {
-        "--decode": args.decode and args.data_path in NAMED,
-        "--cache-dataset": args.cache_dataset and args.data_path in NAMED,
+        "--decode": args.decode and in_memory,
+        "--cache-dataset": args.cache_dataset and in_memory,
         "--download": args.download and args.data_path not in FETCHED,
     }.items():
         if idle:
