@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    fill_defaults(args)
+    fill_defaults(args, methods.defaults(args))
     data = load_data(args)
     loaders = run.make_loaders(args, data)
     machine = start(args)
@@ -65,7 +65,11 @@ def train(args: argparse.Namespace) -> int:
         logging.info("Starting from %s: %s", saved.source, saved.about)
     setup.refuse_another_size(model, args.val_crop_size)
     setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
-    training = run.make_run(args, machine, data.classes, model, methods.METHODS[args.method](args, model))
+    method = methods.METHODS[args.method](args, model)
+    training = run.make_run(args, machine, data.classes, model, method)
+    if args.teacher:
+        method.outside = teacher(args, data.classes).to(machine.device)
+        training.state.teacher = method.outside.sum()
     run.resume(training.state, read_checkpoint, models.load_state)
     return run.train(training, data, loaders)
 
@@ -165,6 +169,15 @@ def use_statistics(
         model.load_statistics(saved.statistics, saved.source)
         return "each sub-network's own"
     return "of training"
+
+
+def teacher(args: argparse.Namespace, classes: list[str]) -> models.teacher.Teacher:
+    """What --teacher means, tried on a blank image."""
+    found = models.teacher.load(args.teacher, subnet=args.teacher_subnet, size=args.teacher_size)
+    refuse_other_classes(f"--teacher {args.teacher}", found.classes, classes, "it cannot teach these")
+    models.teacher.check(found, args.teacher, len(classes), args.train_crop_size)
+    logging.info("--teacher %s: weights %s", args.teacher, found.sum())
+    return found
 
 
 def build(args: argparse.Namespace, classes: int, image_size: int, saved: models.Saved | None) -> models.ManyNetworks:

@@ -18,3 +18,8 @@ def add_flags(group: _ArgumentGroup) -> None:
 def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
     """Which of the flags have an effect, and when: (flags, whether they do, what they need in words)."""
     return *adn.needs(args), *drawn.needs(args)
+
+
+def defaults(args: Namespace) -> dict[str, object]:
+    """What stands for flags that were left open and depend on others."""
+    return adn.defaults(args)

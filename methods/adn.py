@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.flags.evaluation import chosen
-from utils.flags.parsing import FRACTION, NATURAL, POSITIVE
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE
 from utils.train.passes import LABELS, Pass
 
 
@@ -15,32 +15,49 @@ def add_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
     alpha = "weight of the super-net's loss, or of the labels beside --ema-teacher; the other losses share 1 - alpha"
     add("--subpath-alpha", type=FRACTION, default=0.5, help=alpha)
-    add("--subpath-temp", type=POSITIVE, default=1.0, help="temperature of the distillation")
+    add("--subpath-temp", type=POSITIVE, help="temperature of the distillation (default: 1; with --teacher 2)")
     topk = "distil over the super-net's K likeliest classes (of at most all); 0 = all, as in the paper"
     add("--subpath-topk", type=NATURAL, default=500, metavar="K", help=topk)
     add("--fpn", action="store_true", help="distil stage features too (a few %% of time, +0.2 points)")
     add("--no-distillation", action="store_true", help="ablation: both networks learn from the labels")
     middle = "train N more sub-networks in each step like the base-net, drawn anew each time (default: the paper's 0)"
     add("--middle", type=NATURAL, default=0, help=middle)
+    outside = "a frozen teacher of the super-net: a file, a name such as resnet101 or timm:NAME, a released network"
+    add("--teacher", metavar="FILE|NAME", help=outside)
+    add("--teacher-subnet", metavar="CFG", help="of a teacher that holds many networks (default: the largest)")
+    add("--teacher-size", type=COUNT, metavar="PIXELS", help="resize its images (default: it sees those of training)")
+    share = "its share of the super-net's loss; the labels have the rest (default: 0.9)"
+    add("--teacher-weight", type=FRACTION, default=0.9, metavar="W", help=share)
+    add("--teacher-for-all", action="store_true", help="the base-net learns from it too, not from the super-net")
 
 
 def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
     adn = args.method == "adn"
     distils = adn and not args.no_distillation
-    itself, any_teacher = "self-distillation (--method adn and no --no-distillation)", distils or args.ema_teacher
+    itself = "self-distillation (--method adn and no --no-distillation)"
     return (
-        ("fpn", distils, itself),
-        ("subpath_temp subpath_topk", any_teacher, f"{itself} or --ema-teacher"),
+        ("fpn", distils and not args.teacher, f"{itself}, and with --teacher, which has no features to learn from"),
+        ("subpath_temp subpath_topk", distils or args.ema_teacher or args.teacher, f"{itself} or another teacher"),
         ("subpath_alpha", adn or args.ema_teacher, "--method adn or --ema-teacher"),
-        ("no_distillation middle", adn, "--method adn"),
+        ("no_distillation middle teacher", adn, "--method adn"),
+        ("teacher_subnet teacher_size teacher_weight", args.teacher, "--teacher"),
+        ("teacher_for_all", args.teacher and distils, f"--teacher and {itself}"),
     )
+
+
+def defaults(args: Namespace) -> dict[str, object]:
+    """Of flags that depend on others."""
+    return {"subpath_temp": 2.0 if args.teacher else 1.0}
 
 
 class AdaptiveDepth:
     """The super-net learns from the labels, the base-net from the super-net; in the ablation from the labels too.
 
-    With --middle so do some sub-networks between the two, which share the base-net's weight with it.
+    With --middle so do some sub-networks between the two, which share the base-net's weight with it. With --teacher the
+    super-net learns from that, and from the labels with what is left of its weight.
     """
+
+    outside: Any = None  # the command sets it: a frozen teacher, images → logits
 
     def __init__(self, args: Namespace, model: Any) -> None:
         from utils.train.losses import Distillation, mean_over_space  # here, since it needs torch
@@ -50,9 +67,17 @@ class AdaptiveDepth:
         self.roles = ("super", "base", *self.middle)
         self.tested = {"super": largest, "base": smallest}
         self.distance = Distillation(args.subpath_temp, args.subpath_topk, mean_over_space if args.fpn else None)
-        teacher = LABELS if args.no_distillation else 0
+        teacher = LABELS if args.no_distillation else self.taught if args.teacher_for_all else 0
         self.targets = ((teacher, (1 - args.subpath_alpha) / (1 + args.middle)),)
-        self.both = [Pass("super", largest, ((LABELS, args.subpath_alpha),)), Pass("base", smallest, self.targets)]
+        share = args.teacher_weight if args.teacher else 0.0
+        of_super = ((self.taught, args.subpath_alpha * share), (LABELS, args.subpath_alpha * (1 - share)))
+        of_super = tuple((target, weight) for target, weight in of_super if weight or (target == LABELS and not share))
+        self.both = [Pass("super", largest, of_super), Pass("base", smallest, self.targets)]
+
+    def taught(self, images: Any, labels: Any) -> Any:
+        from utils.train.losses import Outputs
+
+        return Outputs(self.outside(images))
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
         drawn = zip(self.middle, self.drawn(epoch, step), strict=False)

@@ -9,7 +9,7 @@ A file of this folder that enters networks into the registry is a family: import
 import importlib
 import pkgutil
 
-from . import start, zoo
+from . import start, teacher, zoo
 from .adaptive import AdaptiveDepth
 from .calibration import WithStatistics
 from .registry import MODELS, build
@@ -50,6 +50,7 @@ __all__ = [
     "read_weights",
     "settings_of",
     "start",
+    "teacher",
     "words_of",
     "zoo",
     *MODELS,

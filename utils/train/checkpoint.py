@@ -73,6 +73,7 @@ class State:
     args: argparse.Namespace
     classes: list[str]
     trained: list[str]  # names of the sub-networks that the method trains and tests
+    teacher: str | None = None  # a sum of its weights, which are no part of a checkpoint
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # its name, which a continued run keeps
 
     def content(self) -> dict[str, Any]:
@@ -90,6 +91,8 @@ class State:
             "world_size": processes.world_size(),
             "versions": {"torch": str(torch.__version__)},
         }
+        if self.teacher:
+            content["teacher"] = self.teacher
         if self.ema:
             content["model_ema"] = self.ema.state_dict()
         networks = {"model": self.model, **({"model_ema": self.ema.module} if self.ema else {})}
@@ -158,6 +161,9 @@ def _check_it_belongs(content: Mapping[str, Any], state: State, source: str) -> 
     model = getattr(content.get("args"), "model", state.args.model)
     if model != state.args.model:
         raise UserError(f"{source}: is of --model {model}, this run has --model {state.args.model}")
+    if content.get("teacher", state.teacher) != state.teacher and not state.args.change_settings:
+        sums = f"weights {content['teacher']}, this run's {state.teacher}"
+        raise UserError(f"{source}: was taught by another --teacher ({sums}): give that, or say --change-settings")
     way_out = "resume with the data of that run, or start from its weights"
     refuse_other_classes(source, content.get("classes"), state.classes, way_out)
 
