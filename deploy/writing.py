@@ -34,11 +34,10 @@ def prepare(args: argparse.Namespace) -> Wanted:
     """The network that the arguments name, with its weights and what is known about both."""
     path = models.zoo.weights_file(args.weights, model=args.model)
     saved = models.read_weights(path, args.weights, args.model, args.model_ema)
-    name = args.model or saved.settings.get("model")
-    if not name:
-        raise UserError(f"{path}: does not say of which network it is: give --model")
     image = image_of(saved.settings, args.image_size)
-    model, classes = network(args, name, image["size"], saved)
+    shape = {key: getattr(args, key) for key in SHAPE}
+    model, name = models.network(saved, args.model, image["size"], **shape), args.model or saved.settings["model"]
+    classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     subnets = chosen(model, args.skip_cfg)
     batch = args.batch or (1 if args.format == "executorch" else "dynamic")
     dynamic = batch == "dynamic"
@@ -55,26 +54,6 @@ def image_of(settings: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     size = size or crop
     rule = {"size": size, "resize": round(size * resize / crop), "interpolation": settings.get("interpolation")}
     return rule | {"interpolation": rule["interpolation"] or "bilinear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-
-
-def network(
-    args: argparse.Namespace, name: str, size: int, saved: models.Saved
-) -> tuple[models.AdaptiveDepth, list[str]]:
-    """The network with its weights and, if the file has them, statistics of sub-networks; and its classes."""
-    count = models.num_classes(saved.state, saved.source)
-    classes = saved.classes or models.zoo.class_names(count)
-    if len(classes) != count:
-        problem = f"names {len(classes)} classes, but its weights are for {count}: it is damaged"
-        raise UserError(f"{saved.source}: {problem}")
-    shape = {key: getattr(args, key) or saved.settings.get(key) for key in SHAPE}
-    try:
-        twins = not saved.settings.get("no_switchable_norms")
-        model = models.build(name, num_classes=count, image_size=size, switchable_norms=twins, **shape)
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {name}: {error}") from None
-    models.load_state(model, saved.state, saved.source)
-    model.load_statistics(saved.statistics, saved.source)
-    return model.eval(), classes
 
 
 def rows(

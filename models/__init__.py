@@ -13,7 +13,7 @@ from . import start, teacher, zoo
 from .adaptive import AdaptiveDepth
 from .calibration import WithStatistics
 from .registry import MODELS, build
-from .saved import SHAPE, Saved, read_weights
+from .saved import SHAPE, Saved, network, read_weights
 from .start import load_plain
 from .subnet import Cost, ManyNetworks
 from .weights import (
@@ -45,6 +45,7 @@ __all__ = [
     "load_state",
     "load_statistics",
     "model_state",
+    "network",
     "num_classes",
     "read_checkpoint",
     "read_weights",

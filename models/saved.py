@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from . import zoo
-from .weights import WeightsError, model_state, read_checkpoint, settings_of, words_of
+from . import registry, zoo
+from .subnet import ManyNetworks
+from .weights import WeightsError, load_state, model_state, num_classes, read_checkpoint, settings_of, words_of
 
 SHAPE = {"stem": str, "patch_size": int, "window_size": int}  # settings that say how a network is built
 # what a user may leave to the file, with the type that it has there
@@ -41,3 +42,27 @@ def read_weights(path: Path, name: str | None = None, model: str | None = None, 
     about += [f"{' and '.join(trained)} trained"] if trained else []
     classes = words_of(content, "classes", source)
     return Saved(source, state, statistics or {}, classes, trained, settings, ", ".join(about))
+
+
+def network(saved: Saved, name: str | None = None, image_size: int | None = None, **shape: Any) -> ManyNetworks:
+    """The network of these weights in evaluation mode, with the statistics of sub-networks that the file has.
+
+    What is not said here (None), the file says: its name, and its `shape` by the settings of SHAPE.
+    """
+    name = name or saved.settings.get("model")
+    if name is None:
+        raise WeightsError(f"{saved.source}: does not say of which model it is: name that")
+    classes = num_classes(saved.state, saved.source)
+    if saved.classes is not None and len(saved.classes) != classes:
+        problem = f"names {len(saved.classes)} classes, but its weights are for {classes}: it is damaged"
+        raise WeightsError(f"{saved.source}: {problem}")
+    settings = {key: shape.get(key) or saved.settings.get(key) for key in SHAPE}
+    settings["switchable_norms"] = False if saved.settings.get("no_switchable_norms") else None
+    settings["image_size"] = image_size or saved.settings.get("val_crop_size")
+    try:
+        model = registry.build(name, num_classes=classes, **settings)
+    except (ValueError, AssertionError) as error:
+        raise WeightsError(f"{saved.source}: {name}: {error}") from None
+    load_state(model, saved.state, saved.source)
+    model.load_statistics(saved.statistics, saved.source)
+    return model.eval()

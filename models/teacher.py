@@ -13,9 +13,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from . import registry, zoo
-from .saved import SHAPE, read_weights
-from .weights import WeightsError, load_state, num_classes, read_checkpoint
+from . import zoo
+from .saved import network, read_weights
+from .weights import WeightsError, read_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # by which the command normalises images
 
@@ -57,16 +57,16 @@ def load(name: str, *, subnet: str | None = None, size: int | None = None) -> Te
     """The teacher that `name` means; of many networks in one, `subnet` (by default the largest)."""
     mean, std, classes = MEAN, STD, None
     if name.startswith("timm:"):
-        network, mean, std = _timm(name.removeprefix("timm:"))
+        found, mean, std = _timm(name.removeprefix("timm:"))
     elif Path(name).is_file() and _is_torchscript(Path(name)):
-        network = torch.jit.load(name, map_location="cpu")
+        found = torch.jit.load(name, map_location="cpu")
     elif Path(name).is_file() or name in zoo.RELEASED:
-        (network, classes), subnet = _ours(name, subnet), None
+        (found, classes), subnet = _ours(name, subnet), None
     else:
-        network = _torchvision(name)
+        found = _torchvision(name)
     if subnet is not None:
         raise WeightsError(f"--teacher-subnet {subnet}: {name} is one network")
-    teacher = Teacher(network, size, mean, std)
+    teacher = Teacher(found, size, mean, std)
     teacher.classes = classes
     return teacher
 
@@ -86,19 +86,9 @@ def check(teacher: Teacher, name: str, classes: int, size: int) -> None:
 
 def _ours(name: str, subnet: str | None) -> tuple[nn.Module, list[str] | None]:
     saved = read_weights(zoo.weights_file(name), name)
-    model = saved.settings.get("model")
-    if model is None:
-        raise WeightsError(f"--teacher {name}: does not say of which model it is; give a checkpoint of a training")
-    shape = {key: saved.settings.get(key) for key in SHAPE}
-    shared = False if saved.settings.get("no_switchable_norms") else None
-    image_size = saved.settings.get("val_crop_size")
-    settings = {**shape, "switchable_norms": shared, "image_size": image_size}
-    network = registry.build(model, num_classes=num_classes(saved.state), **settings)
-    load_state(network, saved.state, name)
-    if saved.statistics:
-        network.load_statistics(saved.statistics, name)
+    model = network(saved)
     try:
-        return network.eval().extract(network.checked(subnet and network.parse(subnet))), saved.classes
+        return model.extract(model.checked(subnet and model.parse(subnet))), saved.classes
     except ValueError as error:
         raise WeightsError(f"--teacher-subnet: {error}") from None
 
