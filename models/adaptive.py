@@ -158,6 +158,11 @@ class AdaptiveDepth(WithStatistics):
         with torch.autocast(x.device.type, enabled=False):
             return self._classify(x.float())
 
+    def blocks(self, skip: Sequence[bool] | None = None) -> list[list[nn.Module]]:
+        """Of each stage, those that run in a sub-network."""
+        paths = [self._selected.paths[self._path(prefix)] for prefix in skips.prefixes(self.checked(skip))[1:-1]]
+        return [list(next(part for part in path.modules() if isinstance(part, Stage))) for path in paths]
+
     @property
     def num_skippable_stages(self) -> int:
         return self._selected.stages

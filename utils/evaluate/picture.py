@@ -70,6 +70,31 @@ def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Pat
     return _save(figure, path)
 
 
+def activation_maps(
+    images: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequence[str], title: str, path: Path
+) -> bool:
+    """`maps`, by row: blocks x images x H x W in [0, 1], over the images; a column for each of `titles`.
+
+    False, after a warning, if matplotlib is missing.
+    """
+    if (figure := _figure(path, width=1.6 * (1 + len(titles)), height=1.7 * len(images) * len(maps))) is None:
+        return False
+    panels = figure.subplots(len(images) * len(maps), 1 + len(titles), squeeze=False)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for number, image in enumerate(images):
+        for row, (name, of_blocks) in enumerate(maps.items(), start=number * len(maps)):
+            panels[row, 0].imshow(image)
+            panels[row, 0].set_ylabel(name, fontsize=8)
+            for axes, block in zip(panels[row, 1:], of_blocks, strict=False):
+                axes.imshow(image)
+                axes.imshow(block[number], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+    for axes, text in zip(panels[0, 1:], titles, strict=True):
+        axes.set_title(text, fontsize=8)
+    figure.suptitle(title)
+    return _save(figure, path)
+
+
 def _figure(path: Path, width: float, height: float) -> Any | None:
     """A figure, or after a warning None."""
     try:
