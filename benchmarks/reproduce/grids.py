@@ -20,6 +20,7 @@ METHODS = {
     "labels": Method("ADN without self-distillation", "all", "--no-distillation"),
     "labels-shared-norms": Method("ADN without both", "all", "--no-distillation", "--no-switchable-norms"),
     "middle": Method("ADN with --middle 1", "all", "--middle 1"),
+    "adn-longer": Method("ADN, twice as long", "all", longer=2),
     "drawn": Method("one drawn sub-network a step", "all", "--method drawn"),
     "drawn-longer": Method("one drawn sub-network a step, twice as long", "all", "--method drawn", longer=2),
 }
@@ -108,14 +109,14 @@ GRIDS = {
     ),
     "pairs": Grid(
         "a harder task, made by `python -m benchmarks.pairs`: which two garments are in a picture of 36 x 36 pixels? "
-        "100 classes, 38,400 training pictures, 16 epochs, on CPU cores",
+        "100 classes, 38,400 training pictures, 8 epochs, on CPU cores",
         Setting(
             "resnet20-pairs",
-            (*MAIN, "drawn", "drawn-longer"),
+            (*MAIN, "drawn", "adn-longer", "drawn-longer"),
             "--model resnet20 --data-path runs/pairs --amp --workers 0",
             f"{WARM} --batch-size 64 --lr 0.1 --weight-decay 5e-4 --hflip-prob 0.5 --train-images 38400 "
             "--val-images 2000",
-            16,
+            8,
         ),
     ),
     "quick": Grid(
