@@ -32,7 +32,7 @@ class Server:
     """A network behind a governor: `submit` from any thread; one thread runs what the governor decides.
 
     `run(option, requests)` gives an answer for each, called where `inside()` is entered. `answer(request, answer)` is
-    called once for each request, with None if it is refused. When `run` fails, `submit` and `close` raise its error.
+    called once for each request, with None if it is refused. When `run` fails, all other methods raise its error.
     """
 
     def __init__(
@@ -50,9 +50,13 @@ class Server:
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
-    def submit(self, request: Any, deadline: float) -> None:
+    def check(self) -> None:
+        """Raises the error of a `run` that failed."""
         if self._failed:
             raise self._failed
+
+    def submit(self, request: Any, deadline: float) -> None:
+        self.check()
         if not self.governor.submit(request, deadline, self.clock()):
             self.answer(request, None)
         with self._news:
@@ -64,8 +68,7 @@ class Server:
             self._closed = True
             self._news.notify()
         self._worker.join()
-        if self._failed:
-            raise self._failed
+        self.check()
 
     def _work(self) -> None:
         try:
