@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deploy import arrivals
+from deploy.arrivals import Load
+from deploy.command import command
 from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
-from deploy.simulate import Batch, Load, Outcome, command, load_flags, report
+from deploy.report import Batch, Outcome, report
+from deploy.simulate import simulated
 from utils.data.loading import collate, load_data, refuse_other_classes
 from utils.errors import UserError
 from utils.evaluate.accuracy import running
@@ -124,9 +128,13 @@ class Images:
         return (logits.argmax(1) == self.targets[places]).tolist()
 
 
-def serve(given: Load, policy: str, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
+def serve(given: Load, governor: Governor, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
     """A part of the load in real time, under one policy."""
     times = given.times.tolist()
+    start = time.perf_counter() - times[part[0]]
+
+    def clock() -> float:
+        return time.perf_counter() - start
 
     def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
         return [(right, option.accuracy) for right in images.run(option, requests)]
@@ -136,12 +144,7 @@ def serve(given: Load, policy: str, images: Images, inside: Callable, outcome: O
             outcome.finished[request] = clock()
             outcome.right[request], outcome.accuracy[request] = found
 
-    start = time.perf_counter() - times[part[0]]
-
-    def clock() -> float:
-        return time.perf_counter() - start
-
-    server = Server(given.governor(policy), run, answer, clock, inside)
+    server = Server(governor, run, answer, clock, inside)
     for request in part:
         if (early := times[request] - clock()) > 0:
             time.sleep(early)
@@ -150,36 +153,39 @@ def serve(given: Load, policy: str, images: Images, inside: Callable, outcome: O
     outcome.batches += server.batches
 
 
-def main(argv: Sequence[str]) -> str:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m deploy.live", description=__doc__, formatter_class=form, allow_abbrev=False
-    )
-    load_flags(parser)
+def flags(parser: argparse.ArgumentParser) -> None:
+    arrivals.flags(parser)
     parser.add_argument("--images", type=COUNT, default=1000, metavar="N", help="of the test data (default: 1000)")
     turns = "the policies take turns, in so many parts of the load: a busy machine then is so for all (default: 5)"
     parser.add_argument("--turns", type=COUNT, default=5, metavar="N", help=turns)
-    args, rest = parser.parse_known_args(argv)
+
+
+def live(args: argparse.Namespace, others: list[str]) -> str:
     given = Load(args)
     if args.way not in ("eager", "compiled"):
         raise UserError(f"--way {args.way}: live requests run eager or compiled")
-    network = load(rest, given.profile.about["threads"])
+    governors = {policy: given.governor(policy) for policy in given.policies}
+    network = load(others, given.profile.about["threads"])
     if args.way == "compiled":
         network.model.compile()
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
-    with inside():  # what is chosen and allocated in the first calls is done then
-        for option in given.options:
-            images.run(option, list(range(option.batch)))
+    sizes = {(option.subnet, size): option for option in given.options for size in range(1, option.batch + 1)}
+    with inside():  # what is chosen and allocated in the first calls of each size is done then
+        for (_, size), option in sizes.items():
+            images.run(option, list(range(size)))
     count = len(given.times)
     reached = {policy: Outcome(given.target, given.times, np.full(count, np.nan)) for policy in given.policies}
     edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], args.turns + 1)[1:-1]).tolist()
     for part in map(range, [0, *edges], [*edges, count]):
         for policy, outcome in reached.items():
             if part:
-                serve(given, policy, images, inside, outcome, part)
-    promised = {policy: given.simulated(policy) for policy in given.policies}
-    return report(given, {"simulated": promised, "live": reached}, "live", argv)
+                serve(given, governors[policy], images, inside, outcome, part)
+    return report(given, {"simulated": simulated(given), "live": reached}, "live")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("deploy.live", __doc__, flags, live, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(command("deploy.live", main, sys.argv[1:]))
+    sys.exit(main())

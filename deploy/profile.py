@@ -12,20 +12,21 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.command import command, new_figure, save
 from deploy.governor import Option
 from utils.errors import UserError
 from utils.evaluate import table
-from utils.files import whole_file, write_json
+from utils.files import write_json
 from utils.flags.parsing import COUNT, NONNEGATIVE, POSITIVE
 
 log = logging.getLogger(__name__)
 
-QUANTILES = (25, 50, 75, 95, 99)
+# of latency; so many, that a simulated batch takes the mean time of the real ones, also where that has two peaks
+QUANTILES = (*range(0, 100, 5), 99, 100)
 WAYS = ("eager", "plain", "compiled", "graph")  # `plain`: torchvision's network with only the weights that it uses
 
 
@@ -34,7 +35,7 @@ class Row:
     subnet: str
     way: str
     batch: int
-    ms: dict[str, float]  # of a call, by quantile: "25" … "99"
+    ms: dict[str, float]  # of a call, by quantile: "0" … "100"
     images_per_s: float
     joules_per_image: float | None = None
     peak_mib: float | None = None  # of a GPU's memory, weights included
@@ -95,15 +96,11 @@ class Profile:
         return max(fitting, key=lambda row: (self.subnets[row.subnet]["top1"], -row.ms["95"]))
 
 
-def main(argv: Sequence[str]) -> str:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m deploy.profile", description=__doc__, formatter_class=form, allow_abbrev=False
-    )
+def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batches", type=COUNT, nargs="+", default=[1, 2, 4, 8, 16], metavar="N", help="images per call (1 2 4 8 16)")
     add("--ways", nargs="+", choices=WAYS, default=["eager"], metavar="WAY", help=f"of {' '.join(WAYS)} (eager)")
-    add("--file", type=Path, metavar="FILE", help="the network's exported .onnx, as one more way")
+    add("--file", type=Path, metavar="FILE", help="the network's exported .onnx, .pte or .pt2, as one more way")
     add("--subnets", nargs="+", default=["all"], metavar="CFG", help="words like TTFF, super, base (default: all)")
     add("--evaluation", type=Path, metavar="FILE", help="subnets.json of --test-only --skip-cfg all, for accuracies")
     add("--budget-latency", type=POSITIVE, metavar="MS", help="name the best sub-network of at most MS milliseconds")
@@ -113,11 +110,13 @@ def main(argv: Sequence[str]) -> str:
     energies = "each row's window, where there is a counter; 0: no energy (default: 2)"
     add("--energy-seconds", type=NONNEGATIVE, default=2.0, metavar="S", help=energies)
     add("-o", "--output", type=Path, default=Path("profile.json"), metavar="FILE", help="(default: profile.json)")
-    args, rest = parser.parse_known_args(argv)
+
+
+def run(args: argparse.Namespace, others: list[str]) -> str:
     from deploy.measure import measure  # torch takes seconds to import: --help and deploy.simulate do without
 
-    accuracies = read_accuracies(args.evaluation) if args.evaluation else {}
-    profile = measure(args, rest)
+    known = table.read(args.evaluation, "--evaluation")[0] if args.evaluation else []
+    profile, accuracies = measure(args, others), {row.name: row.top1 for row in known}
     for name, about in profile.subnets.items():
         if name in accuracies:
             about["top1"] = accuracies[name]
@@ -130,13 +129,6 @@ def main(argv: Sequence[str]) -> str:
         name = profile.best(args.ways[0], args.budget_latency).subnet
         text += f"\nbest within {args.budget_latency:g} ms: {name}, Acc@1 {profile.subnets[name]['top1']:.2f}"
     return text
-
-
-def read_accuracies(path: Path) -> dict[str, float]:
-    try:
-        return {row.name: row.top1 for row in table.read(path)[0]}
-    except UserError as error:
-        raise UserError(str(error).replace("--from-table", "--evaluation")) from None
 
 
 HEAD = "  {:11} {:>7} {:>6} {:>6} {:>8} {:16} {:>8} {:>8} {:>9} {:>8} {:>6} {:>8}"
@@ -168,12 +160,8 @@ def _cell(value: float | str | None) -> str:
 
 def draw(profile: Profile, path: Path) -> None:
     """Latency and energy over MACs, the largest sub-network's = 1, as the paper's Figure 5."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib)", path.name)
+    if (figure := new_figure(path, 7, 5)) is None:
         return
-    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for way, batch in profile.groups():
         first, *_ = rows = profile.of(way, batch)
@@ -184,13 +172,13 @@ def draw(profile: Profile, path: Path) -> None:
             axes.plot(macs, shares, "^", label=f"energy, {way}, {batch}")
     axes.axline((1, 1), slope=1, color="grey", linewidth=0.7)
     axes.set(title=profile.about["model"], xlabel="MACs / super-net's", ylabel="latency or energy / super-net's")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("deploy.profile", __doc__, flags, run, argv)
 
 
 if __name__ == "__main__":
-    from deploy.simulate import command
-
-    sys.exit(command("deploy.profile", main, sys.argv[1:]))
+    sys.exit(main())
