@@ -12,7 +12,7 @@ import numpy as np
 from deploy.governor import POLICIES, Governor
 from deploy.profile import Profile
 from utils.errors import UserError
-from utils.flags.parsing import NATURAL, NONNEGATIVE, POSITIVE
+from utils.flags.parsing import NATURAL, NONNEGATIVE, POSITIVE, bounded
 
 
 def arrivals(steps: Sequence[tuple[float, float]], seconds: float, cv2: float, seed: int) -> np.ndarray:
@@ -60,7 +60,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=NATURAL, default=0, metavar="N", help="of arrivals and durations (default: 0)")
     named = f"{', '.join(POLICIES)}, or a sub-network's name, which then always runs (default: all)"
     add("--policies", nargs="+", metavar="NAME", help=named)
-    add("--promise", type=int, choices=(50, 75, 90, 95, 99), default=95, help="quantile of latency to count on (95)")
+    slowest = "how many times slower than its profile the device may be found to be (default: 4; 1: as profiled)"
+    add("--slowest", type=bounded(float, 1), default=4.0, metavar="X", help=slowest)
     add("--late", action="store_true", help="serve late what cannot be met, instead of refusing it")
     add("-o", "--output-dir", type=Path, default=Path(), metavar="DIR", help="for numbers and picture (default: here)")
 
@@ -75,7 +76,7 @@ class Load:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.profile, self.target = args, Profile.read(args.profile), args.target_ms / 1000
-        self.options = self.profile.options(args.way, args.promise)
+        self.options = self.profile.options(args.way)
         self.policies = args.policies or [*POLICIES, *dict.fromkeys(option.subnet for option in self.options)]
         steps = args.steps or [(args.seconds, args.rate)]
         if not any(rate for _, rate in steps):
@@ -86,6 +87,6 @@ class Load:
 
     def governor(self, policy: str) -> Governor:
         try:
-            return Governor(self.options, policy, self.args.late)
+            return Governor(self.options, policy, self.args.late, self.args.slowest)
         except ValueError as error:
             raise UserError(f"--policies: {error}") from None

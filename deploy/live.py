@@ -78,12 +78,14 @@ class Server:
         try:
             with self.inside():
                 while (decision := self._next()) is not None:
+                    start = self.clock()
                     try:
                         answers = self.run(decision.option, decision.requests)
                     except Exception:
                         self.governor.give_back(decision)
                         raise
-                    for request, answer in zip(self.governor.finish(decision), answers, strict=True):
+                    finished = self.governor.finish(decision, self.clock() - start)
+                    for request, answer in zip(finished, answers, strict=True):
                         self.answer(request, answer)
         except Exception as error:  # raised again in the caller's thread
             self._failed = error
@@ -151,6 +153,7 @@ def serve(given: Load, governor: Governor, images: Images, inside: Callable, out
         server.submit(request, times[request] + given.target)
     server.close()
     outcome.batches += server.batches
+    outcome.slower = governor.slower
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -68,10 +68,10 @@ class Profile:
     def groups(self) -> list[tuple[str, int]]:
         return list(dict.fromkeys((row.way, row.batch) for row in self.rows))
 
-    def options(self, way: str = "eager", quantile: int = 95) -> list[Option]:
-        """What the governor chooses from, with latencies that hold for so many calls in a hundred."""
+    def options(self, way: str = "eager") -> list[Option]:
+        """What the governor chooses from, with latencies that hold for 95 calls in a hundred."""
         rows = [(row, self.subnets[row.subnet].get("top1")) for row in self.of(way)]
-        options = [Option(r.subnet, r.batch, r.ms[str(quantile)] / 1000, top1) for r, top1 in rows if top1 is not None]
+        options = [Option(r.subnet, r.batch, r.ms["95"] / 1000, top1) for r, top1 in rows if top1 is not None]
         if not options:
             raise UserError("the profile has no accuracies: profile again with --evaluation subnets.json")
         return options

@@ -12,10 +12,10 @@ from deploy.command import new_figure, save
 from utils.files import write_json
 
 COLUMNS = {"deadlines met": "attained", "mean Acc@1": "accuracy", "right": "right", "refused": "refused"}
-COLUMNS |= {"p50 ms": "p50_ms", "p99 ms": "p99_ms"}
+COLUMNS |= {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "slower": "slower"}
 ABOUT = """{facts}. {requests} requests arrived.
 Deadlines met: % of all, also of refused ones. Mean Acc@1: the profile's, of those sub-networks that answered in time;
-right: % of these answers that were."""
+right: % of these answers that were. Slower: how many times, at the end, the governor found the device to be."""
 
 
 class Batch(NamedTuple):
@@ -37,6 +37,7 @@ class Outcome:
     finished: np.ndarray = field(init=False)
     accuracy: np.ndarray = field(init=False)  # in %, what the profile says of the sub-network that answered
     batches: list[Batch] = field(default_factory=list)
+    slower: float = 1.0  # than its profile the device was at the end, as the governor found
 
     def __post_init__(self) -> None:
         self.finished, self.accuracy = np.full((2, len(self.arrived)), np.nan)
@@ -54,6 +55,7 @@ class Outcome:
             "refused": 100 * float(np.isnan(took).mean()),
             "p50_ms": p50,
             "p99_ms": p99,
+            "slower": self.slower,
             "shares": {name: count / len(took) for name, count in served.most_common()},
         }
 

@@ -31,16 +31,18 @@ def simulate(times: np.ndarray, target: float, governor: Governor, duration: Cal
         if decision:
             option, requests = decision.option, decision.requests
             outcome.batches.append(Batch(now, option.subnet, len(requests), len(governor)))
-            now += duration(option, len(requests))
+            took = duration(option, len(requests))
+            now += took
         elif following < len(times):
             now = due[following]
         else:
+            outcome.slower = governor.slower
             return outcome
         while due[following] <= now:
             governor.submit(following, due[following] + target, due[following])
             following += 1
         if decision:
-            for request in governor.finish(decision):
+            for request in governor.finish(decision, took):
                 outcome.finished[request], outcome.accuracy[request] = now, option.accuracy
 
 

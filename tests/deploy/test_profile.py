@@ -80,7 +80,7 @@ def test_what_nobody_should_use():
     assert found.dominated("eager") == {"TF": "FF"}
     assert found.best("eager", 4.5).subnet == "FF"
     assert found.best("eager", 2.5).subnet == "TT"
-    assert found.options(quantile=95)[0].seconds == pytest.approx(0.004 * 1.095)
+    assert found.options()[0].seconds == pytest.approx(0.004 * 1.095)
 
 
 def test_energy_is_per_image_and_idle_power_beside_it(tmp_path, monkeypatch):

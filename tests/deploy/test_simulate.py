@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(profiled):
 
 
 def test_the_policies_and_what_is_written(profiled, capsys):
-    code, found = run(profiled, "--steps", "1:60", "1:250", "--promise", "99")
+    code, found = run(profiled, "--steps", "1:60", "1:250")
     assert code == 0
     of = found["simulated"]
     assert set(of) == {"slack-fit", "earliest-slack", "most-accurate", "largest-batch", "FF", "TT"}
@@ -93,6 +93,34 @@ def test_the_policies_and_what_is_written(profiled, capsys):
     assert any(line.startswith("slack-fit") and f"{of['slack-fit']['attained']:.2f} " in line for line in lines)
     picture = profiled.parent / "out" / "simulate.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("policy", ["slack-fit", "earliest-slack", "largest-batch"])
+def test_a_device_that_grows_slow_is_found_out(policy):
+    """Two times so in the middle: with the correction many more deadlines hold, and nothing is lost before."""
+    options = [
+        Option(name, batch, factor * (0.004 + 0.0015 * batch), accuracy)
+        for name, factor, accuracy in (("FF", 2.2, 87.0), ("TF", 1.5, 86.0), ("TT", 1.0, 82.0))
+        for batch in (1, 2, 4, 8, 16)
+    ]
+    times, found = arrivals.arrivals([(1, 60.0), (1, 150.0)], 40, 1.0, seed=0), {}
+    seconds = {(option.subnet, option.batch): option.seconds for option in options}
+    for slowest in (4.0, 1.0):
+        random, ran = np.random.default_rng(0), [0.0]
+
+        def duration(option: Option, images: int, random=random, ran=ran) -> float:
+            size = next(batch for batch in (1, 2, 4, 8, 16) if batch >= images)
+            took = 0.95 * seconds[option.subnet, size] * random.lognormal(0, 0.05)
+            ran.append(ran[-1] + took * (2 if ran[-1] > 12 else 1))
+            return ran[-1] - ran[-2]
+
+        found[slowest] = simulate.simulate(times, 0.06, Governor(options, policy, slowest=slowest), duration)
+    before, after = times < 12, times > 15
+    met = {slowest: outcome.finished - times <= 0.06 for slowest, outcome in found.items()}
+    assert met[4.0][before].mean() == pytest.approx(met[1.0][before].mean(), abs=0.005)
+    assert met[4.0][after].mean() > met[1.0][after].mean() + 0.08
+    assert found[4.0].slower == pytest.approx(2, abs=0.3)
+    assert found[1.0].slower == 1
 
 
 def test_every_request_has_one_end(profiled):
