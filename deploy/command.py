@@ -1,16 +1,11 @@
-"""What the measuring commands share: arguments in, text out, a mistake in one line; and how they draw."""
+"""What the measuring commands share: arguments in, text out, a mistake in one line."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 from utils.errors import UserError
-from utils.files import whole_file
-
-log = logging.getLogger(__name__)
 
 
 def command(name: str, about: str, flags: Callable, run: Callable, argv: Sequence[str] | None = None) -> int:
@@ -25,20 +20,3 @@ def command(name: str, about: str, flags: Callable, run: Callable, argv: Sequenc
         sys.stderr.write(f"{name}: error: {error}\n")
         return 2
     return 0
-
-
-def new_figure(path: Path, width: float, height: float) -> Any | None:
-    """None, after a warning, where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib)", path.name)
-        return None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(figure: Any, path: Path) -> None:
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)

@@ -119,15 +119,12 @@ class Images:
         chosen = np.arange(min(most, len(data.val))) * len(data.val) // min(most, len(data.val))
         batch = collate([data.val[int(index)] for index in chosen])
         (self.images, self.targets, _), self.model = next(network.on_device([batch])), network.model
-        self.subnets: dict[str, Any] = {}
 
-    def run(self, option: Option, requests: list[int]) -> list[bool]:
-        """Whether each answer is right."""
-        if option.subnet not in self.subnets:
-            self.subnets[option.subnet] = self.model.parse(option.subnet)
+    def run(self, option: Option, requests: list[int]) -> list[tuple[bool, float]]:
+        """Whether each answer is right, and how many of the sub-network's are."""
         places = torch.tensor(requests, device=self.images.device) % len(self.images)
-        logits: Tensor = self.model(self.images[places], self.subnets[option.subnet])
-        return (logits.argmax(1) == self.targets[places]).tolist()
+        logits: Tensor = self.model(self.images[places], self.model.parse(option.subnet))
+        return [(right, option.accuracy) for right in (logits.argmax(1) == self.targets[places]).tolist()]
 
 
 def serve(given: Load, governor: Governor, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
@@ -138,15 +135,12 @@ def serve(given: Load, governor: Governor, images: Images, inside: Callable, out
     def clock() -> float:
         return time.perf_counter() - start
 
-    def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
-        return [(right, option.accuracy) for right in images.run(option, requests)]
-
     def answer(request: int, found: tuple[bool, float] | None) -> None:
         if found is not None:
             outcome.finished[request] = clock()
             outcome.right[request], outcome.accuracy[request] = found
 
-    server = Server(governor, run, answer, clock, inside)
+    server = Server(governor, images.run, answer, clock, inside)
     for request in part:
         if (early := times[request] - clock()) > 0:
             time.sleep(early)
@@ -164,6 +158,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def live(args: argparse.Namespace, others: list[str]) -> str:
+    args.network = others  # for the report
     given = Load(args)
     if args.way not in ("eager", "compiled"):
         raise UserError(f"--way {args.way}: live requests run eager or compiled")

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.command import command, new_figure, save
+from deploy.command import command
 from deploy.governor import Option
 from utils.errors import UserError
 from utils.evaluate import table
+from utils.evaluate.picture import new_figure, save
 from utils.files import write_json
 from utils.flags.parsing import COUNT, NONNEGATIVE, POSITIVE
 
@@ -85,15 +86,13 @@ class Profile:
         pairs = ((a, b) for a in values for b in values if values[a] != values[b])
         return {a: b for a, b in pairs if all(x <= y for x, y in zip(values[a], values[b], strict=True))}
 
-    def best(self, way: str, ms: float) -> Row:
+    def best(self, way: str, ms: float) -> Option:
         """The most accurate that answers its smallest batch in time, 95 times in a hundred."""
-        rows = [row for row in self.of(way, self.of(way)[0].batch) if "top1" in self.subnets[row.subnet]]
-        fitting = [row for row in rows if row.ms["95"] <= ms]
+        smallest = min(options := self.options(way), key=lambda option: (option.batch, option.seconds))
+        fitting = [o for o in options if o.batch == smallest.batch and o.seconds <= ms / 1000]
         if not fitting:
-            least = min((row.ms["95"] for row in rows), default=None)
-            fastest = f"the fastest takes {least:.2f} ms" if least else "no accuracy is known (--evaluation)"
-            raise UserError(f"--budget-latency {ms:g}: {fastest}")
-        return max(fitting, key=lambda row: (self.subnets[row.subnet]["top1"], -row.ms["95"]))
+            raise UserError(f"--budget-latency {ms:g}: the fastest takes {1000 * smallest.seconds:.2f} ms")
+        return max(fitting, key=lambda option: (option.accuracy, -option.seconds))
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +125,8 @@ def run(args: argparse.Namespace, others: list[str]) -> str:
     draw(profile, args.output.with_suffix(".png"))
     text = as_text(profile)
     if args.budget_latency:
-        name = profile.best(args.ways[0], args.budget_latency).subnet
-        text += f"\nbest within {args.budget_latency:g} ms: {name}, Acc@1 {profile.subnets[name]['top1']:.2f}"
+        best = profile.best(args.ways[0], args.budget_latency)
+        text += f"\nbest within {args.budget_latency:g} ms: {best.subnet}, Acc@1 {best.accuracy:.2f}"
     return text
 
 
@@ -172,6 +171,7 @@ def draw(profile: Profile, path: Path) -> None:
             axes.plot(macs, shares, "^", label=f"energy, {way}, {batch}")
     axes.axline((1, 1), slope=1, color="grey", linewidth=0.7)
     axes.set(title=profile.about["model"], xlabel="MACs / super-net's", ylabel="latency or energy / super-net's")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     save(figure, path)
 

@@ -8,14 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy.arrivals import Load
-from deploy.command import new_figure, save
-from utils.files import write_json
+from utils.evaluate.picture import new_figure, save
+from utils.files import whole_file, write_json
 
 COLUMNS = {"deadlines met": "attained", "mean Acc@1": "accuracy", "right": "right", "refused": "refused"}
 COLUMNS |= {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "slower": "slower"}
-ABOUT = """{facts}. {requests} requests arrived.
-Deadlines met: % of all, also of refused ones. Mean Acc@1: the profile's, of those sub-networks that answered in time;
-right: % of these answers that were. Slower: how many times, at the end, the governor found the device to be."""
+PAGE = """# {name}
+
+Written by `python -m deploy.{name}`, with the flags that are in [{name}.json]({name}.json).
+
+{facts}. {requests} requests arrived. *Deadlines met*: % of all, also of refused ones. *Mean Acc@1*: the profile's, of
+those sub-networks that answered in time; *right*: % of these answers that were; *slower*: how many times so than its
+profile the device was, as the governor found at the end.
+
+```
+{text}
+```
+
+![{name}]({name}.png)
+"""
 
 
 class Batch(NamedTuple):
@@ -61,7 +72,7 @@ class Outcome:
 
 
 def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> str:
-    """Writes numbers and picture of what became of it, by kind (simulated, live) and policy; the tables to print."""
+    """Writes numbers, picture and page of what became of it, by kind (simulated, live) and policy; gives the tables."""
     found = {kind: {policy: o.summary() for policy, o in of.items()} for kind, of in outcomes.items()}
     args, about, requests = load.args, load.profile.about, len(load.times)
     asked = {key: value for key, value in vars(args).items() if value is not None}
@@ -74,10 +85,14 @@ def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> st
         policy, shown = next(iter(of.items()))
         draw_time(lines, shown, list(load.profile.subnets))
         lines[0].set_title(f"{policy}, {kind}")
+        for axes in figure.axes:
+            axes.grid(alpha=0.3)
         save(figure, path)
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
-    tables = (f"{kind}\n{as_text(of)}" for kind, of in found.items())
-    return "\n\n".join([ABOUT.format(facts=facts, requests=requests), *tables])
+    text = "\n\n".join(f"{kind}\n{as_text(of)}" for kind, of in found.items())
+    with whole_file(args.output_dir / f"{name}.md") as file:
+        file.write(PAGE.format(name=name, facts=facts, requests=requests, text=text).encode())
+    return text
 
 
 def as_text(found: dict[str, dict[str, Any]]) -> str:

@@ -91,6 +91,8 @@ def test_the_policies_and_what_is_written(profiled, capsys):
     assert of["TT"]["shares"].keys() == {"TT"}
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("slack-fit") and f"{of['slack-fit']['attained']:.2f} " in line for line in lines)
+    page = (profiled.parent / "out" / "simulate.md").read_text()
+    assert f"{of['TT']['attained']:.2f}" in page
     picture = profiled.parent / "out" / "simulate.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
