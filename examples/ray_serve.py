@@ -34,30 +34,29 @@ class Governed:
         self.model, args, machine, self.on_device, self.names = load(flags, profile.about["threads"])
         self.transform = eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
         inside, governor = lambda: running(self.model, machine.autocast), Governor(profile.options())
-        self.server = Server(governor, self.run, lambda request, found: request[1](found), inside=inside)
+        self.server = Server(governor, self.run, lambda to, found: to[1](found and (found, 200)), inside=inside)
 
     async def __call__(self, body: bytes, seconds: float) -> tuple[dict, int]:
         deadline, loop, answers = time.monotonic() + seconds, asyncio.get_running_loop(), asyncio.Queue()
         try:
-            image = Image.open(io.BytesIO(body), formats=("JPEG", "PNG", "WEBP"))
+            image = Image.open(io.BytesIO(body), formats=("JPEG", "PNG", "WEBP"))  # its head
             pixels = await asyncio.to_thread(lambda: self.transform(image.convert("RGB")))
         except DECODE_ERRORS:
             return {"error": "the body is no JPEG, PNG or WebP image, or one of more than 32 megapixels"}, 400
         self.server.submit((pixels, lambda found: loop.call_soon_threadsafe(answers.put_nowait, found)), deadline)
         return await answers.get() or ({"error": "the deadline cannot be met"}, 503)
 
-    def run(self, option: Option, requests: list[tuple]) -> list[tuple[dict, int]]:
+    def run(self, option: Option, requests: list[tuple]) -> list[dict]:
         images = self.on_device.to_float(torch.stack([pixels for pixels, _ in requests]).to(self.on_device.device))
         chances, best = self.model(images, self.model.parse(option.subnet)).softmax(1).max(1)
-        names = [self.names[number] if self.names else number for number in best.tolist()]
-        found = zip(names, chances.tolist(), strict=True)
-        return [({"class": name, "chance": chance, "subnet": option.subnet}, 200) for name, chance in found]
+        pairs = zip(chances.tolist(), best.tolist(), strict=True)
+        return [{"class": self.names[n] if self.names else n, "chance": c, "subnet": option.subnet} for c, n in pairs]
 
     def check_health(self) -> None:
         self.server.check()  # where the network failed: the replica is replaced, and its requests are sent elsewhere
 
 
-@serve.deployment(max_ongoing_requests=1000)
+@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class Door:
     def __init__(self, governed: serve.handle.DeploymentHandle, seconds: float) -> None:
         self.governed, self.seconds = governed, seconds
@@ -75,5 +74,7 @@ class Door:
 
 
 def app(given: dict[str, str]) -> serve.Application:
-    profile, governed = Profile.read(Path(given["profile"])), Governed.options(num_replicas=int(given["replicas"]))
-    return Door.bind(governed.bind(profile, given.get("flags", "").split()), float(given["target_ms"]) / 1000)
+    resources = {"num_gpus": float(given.get("gpus", 0))}
+    replicas = Governed.options(num_replicas=int(given["replicas"]), ray_actor_options=resources)
+    governed = replicas.bind(Profile.read(Path(given["profile"])), given["flags"].split())
+    return Door.bind(governed, float(given["target_ms"]) / 1000)

@@ -48,7 +48,7 @@ def port(tmp_path_factory):
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # nothing in the home
     variables = {name: ENVIRONMENT[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
     ray.init(
-        num_cpus=4,
+        num_cpus=2,
         object_store_memory=100 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
