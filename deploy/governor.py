@@ -6,7 +6,7 @@ name with latencies and an accuracy, whatever a network adapts. Any thread may c
     governor = Governor(profile.options(), "slack-fit")
     governor.submit(request, deadline, now)     a request came; False: it cannot be met and is not taken
     decision = governor.decide(now)             a worker is free; None: there is nothing to do
-    for request in governor.finish(decision):   it has been run; these are to be answered, each once
+    for request in governor.finish(decision, took):     it ran so long; these are to be answered, each once
     for request in governor.refused(now):       these cannot be met any more
 """
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 BUCKETS = 20  # that earliest-slack parts the range of latencies into
 USED = 0.75  # of the time that slack-fit shares out; the rest is for a device that is slower than its profile
+LEARNT = 0.1  # from a batch that took longer than promised
 
 
 class Option(NamedTuple):
@@ -64,15 +65,22 @@ class Governor:
     A request that cannot be met any more is refused, or with `late` served when nothing else waits. Slack-fit parts
     with a few more under load: where more wait than a batch takes, with those for whom a full one of the quickest
     network is too slow. For smaller batches serve fewer requests a second, and would make all others late as well.
+
+    `slower` says how many times so the device is than its options, by the batches that it ran, at most `slowest`. It
+    grows by a tenth with each that takes longer and shrinks by a nineteenth of that with each other: 95 of 100 then
+    keep what is promised.
     """
 
-    def __init__(self, options: Sequence[Option], policy: str = "slack-fit", late: bool = False) -> None:
+    def __init__(
+        self, options: Sequence[Option], policy: str = "slack-fit", late: bool = False, slowest: float = 4.0
+    ) -> None:
         names = {option.subnet for option in options}
         if policy not in POLICIES and policy not in names:
             raise ValueError(f"unknown policy {policy!r}; there are {', '.join([*POLICIES, *sorted(names)])}")
         usable = _useful(options) if policy in POLICIES else [o for o in options if o.subnet == policy]
         usable = sorted(usable, key=lambda option: (option.batch, option.seconds))
         self.late, self.looks_behind = late, policy == "slack-fit"
+        self.slower, self.slowest = 1.0, slowest
         self.fastest = min(option.seconds for option in usable)
         self.quickest = max(usable, key=lambda option: option.batch / option.seconds)  # most requests a second
         self._batches = list(dict.fromkeys(option.batch for option in usable))
@@ -92,9 +100,12 @@ class Governor:
 
     def submit(self, request: Any, deadline: float, now: float) -> bool:
         with self._lock:
-            if deadline < now + self.fastest and not self.late:
+            entry = -deadline, -next(self._numbers), request
+            if self._left(entry, now) < self.fastest and not self.late:
+                if not self._running:  # else it would refuse for ever what it cannot learn to be possible again
+                    self._learn(kept=True)
                 return False
-            insort(self._queue, (-deadline, -next(self._numbers), request))
+            insort(self._queue, entry)
             return True
 
     def refused(self, now: float) -> list[Any]:
@@ -119,9 +130,11 @@ class Governor:
             self._running[number] = taken
             return Decision(number, option, [request for _, _, request in taken])
 
-    def finish(self, decision: Decision) -> list[Any]:
+    def finish(self, decision: Decision, took: float | None = None) -> list[Any]:
         """The requests to answer now: those of the decision, and none if it was finished or given back before."""
         with self._lock:
+            if took is not None:
+                self._learn(kept=took <= decision.option.seconds * self.slower)
             return [request for _, _, request in self._running.pop(decision.number, ())]
 
     def give_back(self, decision: Decision) -> None:
@@ -130,11 +143,19 @@ class Governor:
             for entry in self._running.pop(decision.number, ()):
                 insort(self._queue, entry)
 
+    def _learn(self, kept: bool) -> None:
+        self.slower *= 1 - LEARNT / 19 if kept else 1 + LEARNT
+        self.slower = min(max(self.slower, 1.0), self.slowest)
+
+    def _left(self, entry: tuple[float, int, Any], now: float) -> float:
+        """Until its deadline, in seconds of the options."""
+        return (-entry[0] - now) / self.slower
+
     def _part_with_overdue(self, now: float) -> None:
         queue = self._queue
         while queue:
             crowded = self.looks_behind and len(queue) > self.quickest.batch
-            if -queue[-1][0] >= now + (self.quickest.seconds if crowded else self.fastest):
+            if self._left(queue[-1], now) >= (self.quickest.seconds if crowded else self.fastest):
                 break
             entry = queue.pop()
             if self.late:
@@ -144,14 +165,12 @@ class Governor:
 
     def _choose(self, now: float) -> Option:
         queue, full = self._queue, self.quickest.batch
-        room = slack = -queue[-1][0] - now
+        room = slack = self._left(queue[-1], now)
         size = min(bisect_left(self._batches, len(queue)), len(self._batches) - 1)
         if self.looks_behind:  # an equal share of the time for each batch that waits, and for one that comes meanwhile
-            shares = [
-                (-queue[-1 - first][0] - now) / batches
-                for batches, first in enumerate(range(full, len(queue), full), 2)
-            ]
-            shares.append((-queue[0][0] - now) / ((len(queue) - 1) // full + 2))
+            firsts = enumerate(range(full, len(queue), full), 2)
+            shares = [self._left(queue[-1 - first], now) / batches for batches, first in firsts]
+            shares.append(self._left(queue[0], now) / ((len(queue) - 1) // full + 2))
             room = max(min(slack, USED * min(shares)), min(slack, self._quick[size]))
         latencies, choices = self._tables[size]
         return choices[max(bisect_right(latencies, room), 1) - 1]

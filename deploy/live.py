@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deploy import arrivals
+from deploy.arrivals import Load
+from deploy.command import command
 from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
-from deploy.simulate import Batch, Load, Outcome, command, load_flags, report
+from deploy.report import Batch, Outcome, report
+from deploy.simulate import simulated
 from utils.data.loading import collate, load_data, refuse_other_classes
 from utils.errors import UserError
 from utils.evaluate.accuracy import running
@@ -32,7 +36,7 @@ class Server:
     """A network behind a governor: `submit` from any thread; one thread runs what the governor decides.
 
     `run(option, requests)` gives an answer for each, called where `inside()` is entered. `answer(request, answer)` is
-    called once for each request, with None if it is refused. When `run` fails, `submit` and `close` raise its error.
+    called once for each request, with None if it is refused. When `run` fails, all other methods raise its error.
     """
 
     def __init__(
@@ -50,9 +54,13 @@ class Server:
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
-    def submit(self, request: Any, deadline: float) -> None:
+    def check(self) -> None:
+        """Raises the error of a `run` that failed."""
         if self._failed:
             raise self._failed
+
+    def submit(self, request: Any, deadline: float) -> None:
+        self.check()
         if not self.governor.submit(request, deadline, self.clock()):
             self.answer(request, None)
         with self._news:
@@ -64,19 +72,20 @@ class Server:
             self._closed = True
             self._news.notify()
         self._worker.join()
-        if self._failed:
-            raise self._failed
+        self.check()
 
     def _work(self) -> None:
         try:
             with self.inside():
                 while (decision := self._next()) is not None:
+                    start = self.clock()
                     try:
                         answers = self.run(decision.option, decision.requests)
                     except Exception:
                         self.governor.give_back(decision)
                         raise
-                    for request, answer in zip(self.governor.finish(decision), answers, strict=True):
+                    finished = self.governor.finish(decision, self.clock() - start)
+                    for request, answer in zip(finished, answers, strict=True):
                         self.answer(request, answer)
         except Exception as error:  # raised again in the caller's thread
             self._failed = error
@@ -110,73 +119,71 @@ class Images:
         chosen = np.arange(min(most, len(data.val))) * len(data.val) // min(most, len(data.val))
         batch = collate([data.val[int(index)] for index in chosen])
         (self.images, self.targets, _), self.model = next(network.on_device([batch])), network.model
-        self.subnets: dict[str, Any] = {}
 
-    def run(self, option: Option, requests: list[int]) -> list[bool]:
-        """Whether each answer is right."""
-        if option.subnet not in self.subnets:
-            self.subnets[option.subnet] = self.model.parse(option.subnet)
+    def run(self, option: Option, requests: list[int]) -> list[tuple[bool, float]]:
+        """Whether each answer is right, and how many of the sub-network's are."""
         places = torch.tensor(requests, device=self.images.device) % len(self.images)
-        logits: Tensor = self.model(self.images[places], self.subnets[option.subnet])
-        return (logits.argmax(1) == self.targets[places]).tolist()
+        logits: Tensor = self.model(self.images[places], self.model.parse(option.subnet))
+        return [(right, option.accuracy) for right in (logits.argmax(1) == self.targets[places]).tolist()]
 
 
-def serve(given: Load, policy: str, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
+def serve(given: Load, governor: Governor, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
     """A part of the load in real time, under one policy."""
     times = given.times.tolist()
+    start = time.perf_counter() - times[part[0]]
 
-    def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
-        return [(right, option.accuracy) for right in images.run(option, requests)]
+    def clock() -> float:
+        return time.perf_counter() - start
 
     def answer(request: int, found: tuple[bool, float] | None) -> None:
         if found is not None:
             outcome.finished[request] = clock()
             outcome.right[request], outcome.accuracy[request] = found
 
-    start = time.perf_counter() - times[part[0]]
-
-    def clock() -> float:
-        return time.perf_counter() - start
-
-    server = Server(given.governor(policy), run, answer, clock, inside)
+    server = Server(governor, images.run, answer, clock, inside)
     for request in part:
         if (early := times[request] - clock()) > 0:
             time.sleep(early)
         server.submit(request, times[request] + given.target)
     server.close()
     outcome.batches += server.batches
+    outcome.slower = governor.slower
 
 
-def main(argv: Sequence[str]) -> str:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m deploy.live", description=__doc__, formatter_class=form, allow_abbrev=False
-    )
-    load_flags(parser)
+def flags(parser: argparse.ArgumentParser) -> None:
+    arrivals.flags(parser)
     parser.add_argument("--images", type=COUNT, default=1000, metavar="N", help="of the test data (default: 1000)")
     turns = "the policies take turns, in so many parts of the load: a busy machine then is so for all (default: 5)"
     parser.add_argument("--turns", type=COUNT, default=5, metavar="N", help=turns)
-    args, rest = parser.parse_known_args(argv)
+
+
+def live(args: argparse.Namespace, others: list[str]) -> str:
+    args.network = others  # for the report
     given = Load(args)
     if args.way not in ("eager", "compiled"):
         raise UserError(f"--way {args.way}: live requests run eager or compiled")
-    network = load(rest, given.profile.about["threads"])
+    governors = {policy: given.governor(policy) for policy in given.policies}
+    network = load(others, given.profile.about["threads"])
     if args.way == "compiled":
         network.model.compile()
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
-    with inside():  # what is chosen and allocated in the first calls is done then
-        for option in given.options:
-            images.run(option, list(range(option.batch)))
+    sizes = {(option.subnet, size): option for option in given.options for size in range(1, option.batch + 1)}
+    with inside():  # what is chosen and allocated in the first calls of each size is done then
+        for (_, size), option in sizes.items():
+            images.run(option, list(range(size)))
     count = len(given.times)
     reached = {policy: Outcome(given.target, given.times, np.full(count, np.nan)) for policy in given.policies}
     edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], args.turns + 1)[1:-1]).tolist()
     for part in map(range, [0, *edges], [*edges, count]):
         for policy, outcome in reached.items():
             if part:
-                serve(given, policy, images, inside, outcome, part)
-    promised = {policy: given.simulated(policy) for policy in given.policies}
-    return report(given, {"simulated": promised, "live": reached}, "live", argv)
+                serve(given, governors[policy], images, inside, outcome, part)
+    return report(given, {"simulated": simulated(given), "live": reached}, "live")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("deploy.live", __doc__, flags, live, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(command("deploy.live", main, sys.argv[1:]))
+    sys.exit(main())

@@ -102,8 +102,10 @@ def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.
     }
     calls = {(name, way, batch): make[way](subnet) for name, subnet in words.items() for way in args.ways}
     if args.file:
-        run = exported(args.file, images, len(words))
-        calls |= {(name, "file", batch): partial(run, subnet) for name, subnet in words.items()}
+        run, pixels = exported(args.file), images.contiguous()
+        if len(words) > 1 and run(pixels, model.super_net).equal(run(pixels, model.base_net)):
+            raise UserError(f"--file {args.file}: holds one network; name it by --subnets")
+        calls |= {(name, "file", batch): partial(run, pixels, subnet) for name, subnet in words.items()}
     return calls
 
 
@@ -118,29 +120,18 @@ def recorded(call: Callable[[], Any]) -> Callable[[], None]:
     return graph.replay
 
 
-def exported(file: Path, images: torch.Tensor, subnets: int) -> Callable[[Any], Any]:
-    """Runs a sub-network of an ONNX file as deploy.export writes it: of all by `images` and `skip`, or of one."""
+def exported(file: Path) -> Callable[[torch.Tensor, Any], Any]:
+    """A file that deploy.export wrote, in its runtime."""
+    kinds = {".onnx": "onnx", ".pte": "executorch", ".pt2": "torch"}
+    if (kind := kinds.get(file.suffix)) is None:
+        raise UserError(f"--file {file}: its name ends in none of {' '.join(kinds)}")
+    settings = {"threads": torch.get_num_threads()} if kind == "onnx" else {}
     try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError:
-        raise UserError(f"--file {file}: needs onnxruntime (pip install onnxruntime)") from None
-    options, pixels = runtime.SessionOptions(), images.contiguous().numpy()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return importlib.import_module(f"deploy.to_{kind}").runner(file, **settings)
+    except ImportError as error:
+        raise UserError(f"--file {file}: pip install -e '.[{kind}]' ({error})") from None
     except Exception as error:  # of classes that only the runtime knows
         raise UserError(f"--file {file}: {' '.join(str(error).split())[:300]}") from None
-    takes = [given.name for given in session.get_inputs()]
-    if not set(takes) <= {"images", "skip"}:
-        raise UserError(f"--file {file}: takes {', '.join(takes)}, not images and skip; was it exported here?")
-    if "skip" not in takes and subnets > 1:
-        raise UserError(f"--file {file}: holds one network; name it by --subnets")
-
-    def run(subnet: Any) -> Any:
-        given = {"images": pixels, "skip": np.array(subnet)}
-        return session.run(None, {name: given[name] for name in takes})
-
-    return run
 
 
 def figures(times: list[float], batch: int) -> dict[str, Any]:

@@ -12,20 +12,22 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.command import command
 from deploy.governor import Option
 from utils.errors import UserError
 from utils.evaluate import table
-from utils.files import whole_file, write_json
+from utils.evaluate.picture import new_figure, save
+from utils.files import write_json
 from utils.flags.parsing import COUNT, NONNEGATIVE, POSITIVE
 
 log = logging.getLogger(__name__)
 
-QUANTILES = (25, 50, 75, 95, 99)
+# of latency; so many, that a simulated batch takes the mean time of the real ones, also where that has two peaks
+QUANTILES = (*range(0, 100, 5), 99, 100)
 WAYS = ("eager", "plain", "compiled", "graph")  # `plain`: torchvision's network with only the weights that it uses
 
 
@@ -34,7 +36,7 @@ class Row:
     subnet: str
     way: str
     batch: int
-    ms: dict[str, float]  # of a call, by quantile: "25" … "99"
+    ms: dict[str, float]  # of a call, by quantile: "0" … "100"
     images_per_s: float
     joules_per_image: float | None = None
     peak_mib: float | None = None  # of a GPU's memory, weights included
@@ -67,10 +69,10 @@ class Profile:
     def groups(self) -> list[tuple[str, int]]:
         return list(dict.fromkeys((row.way, row.batch) for row in self.rows))
 
-    def options(self, way: str = "eager", quantile: int = 95) -> list[Option]:
-        """What the governor chooses from, with latencies that hold for so many calls in a hundred."""
+    def options(self, way: str = "eager") -> list[Option]:
+        """What the governor chooses from, with latencies that hold for 95 calls in a hundred."""
         rows = [(row, self.subnets[row.subnet].get("top1")) for row in self.of(way)]
-        options = [Option(r.subnet, r.batch, r.ms[str(quantile)] / 1000, top1) for r, top1 in rows if top1 is not None]
+        options = [Option(r.subnet, r.batch, r.ms["95"] / 1000, top1) for r, top1 in rows if top1 is not None]
         if not options:
             raise UserError("the profile has no accuracies: profile again with --evaluation subnets.json")
         return options
@@ -84,26 +86,20 @@ class Profile:
         pairs = ((a, b) for a in values for b in values if values[a] != values[b])
         return {a: b for a, b in pairs if all(x <= y for x, y in zip(values[a], values[b], strict=True))}
 
-    def best(self, way: str, ms: float) -> Row:
+    def best(self, way: str, ms: float) -> Option:
         """The most accurate that answers its smallest batch in time, 95 times in a hundred."""
-        rows = [row for row in self.of(way, self.of(way)[0].batch) if "top1" in self.subnets[row.subnet]]
-        fitting = [row for row in rows if row.ms["95"] <= ms]
+        smallest = min(options := self.options(way), key=lambda option: (option.batch, option.seconds))
+        fitting = [o for o in options if o.batch == smallest.batch and o.seconds <= ms / 1000]
         if not fitting:
-            least = min((row.ms["95"] for row in rows), default=None)
-            fastest = f"the fastest takes {least:.2f} ms" if least else "no accuracy is known (--evaluation)"
-            raise UserError(f"--budget-latency {ms:g}: {fastest}")
-        return max(fitting, key=lambda row: (self.subnets[row.subnet]["top1"], -row.ms["95"]))
+            raise UserError(f"--budget-latency {ms:g}: the fastest takes {1000 * smallest.seconds:.2f} ms")
+        return max(fitting, key=lambda option: (option.accuracy, -option.seconds))
 
 
-def main(argv: Sequence[str]) -> str:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m deploy.profile", description=__doc__, formatter_class=form, allow_abbrev=False
-    )
+def flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batches", type=COUNT, nargs="+", default=[1, 2, 4, 8, 16], metavar="N", help="images per call (1 2 4 8 16)")
     add("--ways", nargs="+", choices=WAYS, default=["eager"], metavar="WAY", help=f"of {' '.join(WAYS)} (eager)")
-    add("--file", type=Path, metavar="FILE", help="the network's exported .onnx, as one more way")
+    add("--file", type=Path, metavar="FILE", help="the network's exported .onnx, .pte or .pt2, as one more way")
     add("--subnets", nargs="+", default=["all"], metavar="CFG", help="words like TTFF, super, base (default: all)")
     add("--evaluation", type=Path, metavar="FILE", help="subnets.json of --test-only --skip-cfg all, for accuracies")
     add("--budget-latency", type=POSITIVE, metavar="MS", help="name the best sub-network of at most MS milliseconds")
@@ -113,11 +109,13 @@ def main(argv: Sequence[str]) -> str:
     energies = "each row's window, where there is a counter; 0: no energy (default: 2)"
     add("--energy-seconds", type=NONNEGATIVE, default=2.0, metavar="S", help=energies)
     add("-o", "--output", type=Path, default=Path("profile.json"), metavar="FILE", help="(default: profile.json)")
-    args, rest = parser.parse_known_args(argv)
+
+
+def run(args: argparse.Namespace, others: list[str]) -> str:
     from deploy.measure import measure  # torch takes seconds to import: --help and deploy.simulate do without
 
-    accuracies = read_accuracies(args.evaluation) if args.evaluation else {}
-    profile = measure(args, rest)
+    known = table.read(args.evaluation, "--evaluation")[0] if args.evaluation else []
+    profile, accuracies = measure(args, others), {row.name: row.top1 for row in known}
     for name, about in profile.subnets.items():
         if name in accuracies:
             about["top1"] = accuracies[name]
@@ -127,16 +125,9 @@ def main(argv: Sequence[str]) -> str:
     draw(profile, args.output.with_suffix(".png"))
     text = as_text(profile)
     if args.budget_latency:
-        name = profile.best(args.ways[0], args.budget_latency).subnet
-        text += f"\nbest within {args.budget_latency:g} ms: {name}, Acc@1 {profile.subnets[name]['top1']:.2f}"
+        best = profile.best(args.ways[0], args.budget_latency)
+        text += f"\nbest within {args.budget_latency:g} ms: {best.subnet}, Acc@1 {best.accuracy:.2f}"
     return text
-
-
-def read_accuracies(path: Path) -> dict[str, float]:
-    try:
-        return {row.name: row.top1 for row in table.read(path)[0]}
-    except UserError as error:
-        raise UserError(str(error).replace("--from-table", "--evaluation")) from None
 
 
 HEAD = "  {:11} {:>7} {:>6} {:>6} {:>8} {:16} {:>8} {:>8} {:>9} {:>8} {:>6} {:>8}"
@@ -168,12 +159,8 @@ def _cell(value: float | str | None) -> str:
 
 def draw(profile: Profile, path: Path) -> None:
     """Latency and energy over MACs, the largest sub-network's = 1, as the paper's Figure 5."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib)", path.name)
+    if (figure := new_figure(path, 7, 5)) is None:
         return
-    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for way, batch in profile.groups():
         first, *_ = rows = profile.of(way, batch)
@@ -186,11 +173,12 @@ def draw(profile: Profile, path: Path) -> None:
     axes.set(title=profile.about["model"], xlabel="MACs / super-net's", ylabel="latency or energy / super-net's")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("deploy.profile", __doc__, flags, run, argv)
 
 
 if __name__ == "__main__":
-    from deploy.simulate import command
-
-    sys.exit(command("deploy.profile", main, sys.argv[1:]))
+    sys.exit(main())

@@ -128,6 +128,33 @@ def test_an_answer_is_given_once_and_a_failed_worker_loses_nothing():
     assert queue.decide(now=0.0) is None
 
 
+def test_what_batches_took_corrects_the_options_within_bounds_and_both_ways():
+    queue = governor("TT")
+
+    def run(times: int, slower: float) -> None:
+        for _ in range(times):
+            assert queue.submit(0, 1e9, now=0.0)
+            decision = queue.decide(now=0.0)
+            assert queue.finish(decision, took=decision.option.seconds * slower) == [0]
+
+    run(100, 0.5)
+    assert queue.slower == 1
+    run(1, 50.0)
+    assert queue.slower == pytest.approx(1.1)  # one batch may have had bad luck
+    run(50, 2.0)
+    assert queue.slower == pytest.approx(2, rel=0.1)
+    assert not queue.submit("fitted before", 1.5 * FASTEST, now=0.0)
+    run(100, 50.0)
+    assert queue.slower == 4
+    assert queue.submit("fits", 4.1 * FASTEST, now=0.0)
+    queue.finish(queue.decide(now=0.0))
+    run(100, 0.9)
+    assert 2 < queue.slower < 3
+    tried = [queue.submit(n, 1.5 * FASTEST, now=0.0) for n in range(200)]
+    assert not tried[0]
+    assert tried[-1]  # else, with such deadlines alone, nothing would ever run again
+
+
 def test_an_unknown_policy_is_named():
     with pytest.raises(ValueError, match=r"unknown policy 'FFF'; there are slack-fit, .*, FF, TF, TT"):
         governor("FFF")

@@ -27,7 +27,7 @@ def draw(rows: Sequence[Row], title: str, path: Path, others: Mapping[str, Point
     False, after a warning, if matplotlib is missing.
     """
     costs = [cost for cost in COSTS if all(getattr(row, cost) is not None for row in rows)]
-    if (figure := _figure(path, width=7 * len(costs), height=4.5)) is None:
+    if (figure := new_figure(path, width=7 * len(costs), height=4.5)) is None:
         return False
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     places = [_panel(axes, cost, rows, others) for axes, cost in zip(panels, costs, strict=True)]
@@ -36,7 +36,7 @@ def draw(rows: Sequence[Row], title: str, path: Path, others: Mapping[str, Point
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     for axes, (named, crowd) in zip(panels, places, strict=True):  # when it is known where everything lies
         write_names(axes, named, crowd)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _panel(axes: Any, cost: str, rows: Sequence[Row], others: Mapping[str, Points]) -> tuple[dict, list]:
@@ -58,7 +58,7 @@ def _panel(axes: Any, cost: str, rows: Sequence[Row], others: Mapping[str, Point
 
 def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Path) -> bool:
     """Of each class's images (a row), what was said of them. False, after a warning, if matplotlib is missing."""
-    if (figure := _figure(path, width=7, height=6)) is None:
+    if (figure := new_figure(path, width=7, height=6)) is None:
         return False
     axes = figure.subplots()
     figure.colorbar(axes.imshow(percent, vmin=0, vmax=100), label="% of the class's images")
@@ -67,7 +67,7 @@ def confusion(percent: np.ndarray, classes: Sequence[str], title: str, path: Pat
         names = [name.encode(errors="replace").decode().replace("$", r"\$") for name in classes]
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def activation_maps(
@@ -77,7 +77,7 @@ def activation_maps(
 
     False, after a warning, if matplotlib is missing.
     """
-    if (figure := _figure(path, width=1.6 * (1 + len(titles)), height=1.7 * len(images) * len(maps))) is None:
+    if (figure := new_figure(path, width=1.6 * (1 + len(titles)), height=1.7 * len(images) * len(maps))) is None:
         return False
     panels = figure.subplots(len(images) * len(maps), 1 + len(titles), squeeze=False)
     for axes in panels.flat:
@@ -92,20 +92,20 @@ def activation_maps(
     for axes, text in zip(panels[0, 1:], titles, strict=True):
         axes.set_title(text, fontsize=8)
     figure.suptitle(title)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _figure(path: Path, width: float, height: float) -> Any | None:
+def new_figure(path: Path, width: float, height: float) -> Any | None:
     """A figure, or after a warning None."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib, or say --no-picture)", path.name)
+        log.warning("%s was not drawn: matplotlib is missing (pip install matplotlib)", path.name)
         return None
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> bool:
+def save(figure: Any, path: Path) -> bool:
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=150)
     return True
