@@ -1,6 +1,10 @@
-"""What tests of several rooms need."""
+"""What tests of several rooms need, and how they share the cores when pytest-xdist runs them in several processes."""
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, also for what they start; torch reads it when it is imported
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
@@ -10,6 +14,16 @@ DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
     "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr"
 )
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the digits' run, or the GPU, is one worker's: the run is made once, the GPU is used by one process.
+
+    Modules whose tests share something else that is costly say so themselves, by the same mark.
+    """
+    for item in items:
+        if "digits_run" in item.fixturenames or item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.xdist_group("digits_run"))
 
 
 @pytest.fixture(scope="session")
