@@ -1,5 +1,6 @@
 """What tests of several rooms need, and how they share the cores when pytest-xdist runs them in several processes."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -14,22 +15,33 @@ DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
     "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr"
 )
+# Modules whose tests share what took processes or a training to make: each module is one worker's.
+TOGETHER = ("test_command", "test_folder", "test_gradients", "test_predictions", "test_speed")
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the digits' run, or the GPU, is one worker's: the run is made once, the GPU is used by one process.
 
-    Modules whose tests share something else that is costly say so themselves, by the same mark.
-    """
-    for item in items:
-        if "digits_run" in item.fixturenames or item.get_closest_marker("cuda"):
-            item.add_marker(pytest.mark.xdist_group("digits_run"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Whichever worker is free takes the next test, or all of a module, or all that need the GPU."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = Path(nodeid.partition("::")[0]).stem
+            return module if module in (*TOGETHER, "test_gpu") else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that the command really trained on the bundled digits; do not write there."""
-    folder = tmp_path_factory.mktemp("digits_run")
-    done = launch("train_adn.py", *DIGITS.split(), "--output-dir", folder)
-    assert done.returncode == 0, done.stderr
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # that of all workers, of whom the first to come trains
+    folder = place / "digits_run"
+    with open(place / "digits_run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            done = launch("train_adn.py", *DIGITS.split(), "--output-dir", folder)
+            assert done.returncode == 0, done.stderr
     return folder
