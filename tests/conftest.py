@@ -13,7 +13,7 @@ from tests.launch import launch
 
 DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
-    "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr"
+    "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr --train-images 1000"
 )
 # Modules whose tests share what took processes or a training to make: each module is one worker's.
 TOGETHER = ("test_command", "test_folder", "test_gradients", "test_predictions", "test_speed")
