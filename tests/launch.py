@@ -28,7 +28,9 @@ def launch(*arguments: object, processes: int = 1, timeout: float = 240, **kwarg
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, **kwargs)
 
 
-def together(*arguments: object, processes: int, timeout: float = 240) -> subprocess.CompletedProcess:
+def together(
+    *arguments: object, processes: int, timeout: float = 240, env: dict = ENVIRONMENT
+) -> subprocess.CompletedProcess:
     """The same in several processes without torchrun, whose own start takes as long as that of one of them.
 
     They meet at a file, so that no port has to be free: `--dist-url` with its address follows the arguments.
@@ -38,7 +40,7 @@ def together(*arguments: object, processes: int, timeout: float = 240) -> subpro
         outputs = [[stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)] for _ in range(processes)]
         started = []
         for rank, (out, err) in enumerate(outputs):
-            own = {**ENVIRONMENT, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             started.append(subprocess.Popen(line, cwd=ROOT, env=own, stdout=out, stderr=err))
             stack.callback(started[-1].kill)
         code = max(process.wait(timeout) for process in started)

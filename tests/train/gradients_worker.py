@@ -1,4 +1,4 @@
-"""Run in two processes from test_gradients.py: takes steps on different data in each process and tells what was reduced."""
+"""Run in two processes from test_gradients.py: takes steps on different data in each and tells what was reduced."""
 
 import contextlib
 import copy
