@@ -42,6 +42,7 @@ def together(
         for rank, (out, err) in enumerate(outputs):
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             started.append(subprocess.Popen(line, cwd=ROOT, env=own, stdout=out, stderr=err))
+            stack.callback(started[-1].wait)
             stack.callback(started[-1].kill)
         code = max(process.wait(timeout) for process in started)
         for file in (file for pair in outputs for file in pair):
