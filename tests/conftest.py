@@ -15,19 +15,28 @@ DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
     "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr --train-images 1000"
 )
-# Modules whose tests share what took processes or a training to make: each module is one worker's.
-TOGETHER = ("test_command", "test_folder", "test_gradients", "test_predictions", "test_speed")
+# Modules whose tests share what took processes or a training to make, or the GPU: each is one worker's.
+TOGETHER = {
+    "test_command",
+    "test_examples",
+    "test_folder",
+    "test_gpu",
+    "test_gradients",
+    "test_onnx",
+    "test_predictions",
+    "test_speed",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Whichever worker is free takes the next test, or all of a module, or all that need the GPU."""
+    """Whichever worker is free takes the next test, or all of such a module."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = Path(nodeid.partition("::")[0]).stem
-            return module if module in (*TOGETHER, "test_gpu") else nodeid
+            return module if module in TOGETHER else nodeid
 
     return Scheduling(config, log)
 
