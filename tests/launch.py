@@ -21,7 +21,7 @@ def command(*arguments: object, processes: int = 1) -> list[str]:
     return [*launcher, *map(str, arguments)]
 
 
-def launch(*arguments: object, processes: int = 1, timeout: float = 240, **kwargs) -> subprocess.CompletedProcess:
+def launch(*arguments: object, processes: int = 1, timeout: float = 600, **kwargs) -> subprocess.CompletedProcess:
     """Run a script of the project to its end."""
     kwargs.setdefault("env", ENVIRONMENT)
     line = command(*arguments, processes=processes)
@@ -29,7 +29,7 @@ def launch(*arguments: object, processes: int = 1, timeout: float = 240, **kwarg
 
 
 def together(
-    *arguments: object, processes: int, timeout: float = 240, env: dict = ENVIRONMENT
+    *arguments: object, processes: int, timeout: float = 600, env: dict = ENVIRONMENT
 ) -> subprocess.CompletedProcess:
     """The same in several processes without torchrun, whose own start takes as long as that of one of them.
 
