@@ -19,7 +19,7 @@ $(READY): $(WANTED)
 	touch $@
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -7,9 +7,9 @@ import models
 
 TINY = {
     "resnet18": {},
-    "resnet50": {},
-    "resnet50vd": {},
-    "resnext50_32x4d": {},
+    "resnet50": {"width_per_group": 16},
+    "resnet50vd": {"width_per_group": 16},
+    "resnext50_32x4d": {"groups": 8},
     "resnet20": {"width": 8},
     "mobilenet_v2": {"width_mult": 0.5},
     "vit_b_16": {"image_size": 32, "patch_size": 8, "hidden_dim": 32, "num_heads": 2, "mlp_dim": 64},

@@ -141,21 +141,23 @@ def test_the_grids_are_what_the_command_takes(grid: Grid):
             parser(methods).parse_args([*run.flags(purpose), "--weights", "some"])
 
 
-def test_a_run_killed_and_a_grid_stopped_go_on(tmp_path: Path):
-    """Every command is real: a training is killed after an epoch, then the grid is stopped, then it finishes."""
-    run = Run(TINY, "adn", 5)
-    place = tmp_path / "tiny" / run.name
-    first = Runner(tmp_path / "tiny")
-    killer = threading.Thread(target=kill_after_an_epoch, args=(first, place / "checkpoint.pth"))
+def test_a_run_killed_stops_the_others(tmp_path: Path):
+    runner = Runner(tmp_path)
+    killer = threading.Thread(target=kill_at_once, args=(runner,))
     killer.start()
     with pytest.raises(UserError, match="exit code -9"):
-        first.execute([run])
+        runner.execute([Run(TINY, "adn", 5), Run(TINY, "adn", 6)])
     killer.join()
+    assert [place.name for place in tmp_path.iterdir()] == [Run(TINY, "adn", 5).name]
 
+
+def test_a_grid_stopped_goes_on(tmp_path: Path):
+    """Every command is real: the grid is stopped after an epoch of training, then it finishes."""
+    place = tmp_path / "tiny" / Run(TINY, "adn", 5).name
     program = "import sys; from tests.benchmarks.test_reproduce import tiny_grid; sys.exit(tiny_grid(sys.argv[1:]))"
     flags = ["tiny", "--work-dir", str(tmp_path), "--results", str(tmp_path / "results"), "--", "--device", "cpu"]
     grid = subprocess.Popen([sys.executable, "-c", program, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: "Resumed" in (place / "log.txt").read_text())
+    wait_for((place / "checkpoint.pth").exists)
     grid.send_signal(signal.SIGALRM)  # as --time-limit does
     assert "0 of 1 runs" in grid.communicate()[0]
     assert grid.returncode == 75
@@ -163,6 +165,7 @@ def test_a_run_killed_and_a_grid_stopped_go_on(tmp_path: Path):
 
     grid = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "1 of 1 runs" in grid.stdout
+    assert "Resumed" in (place / "log.txt").read_text()
     assert not list(place.glob("*.pth"))
     text = (tmp_path / "results" / "tiny.json").read_text()
     [result] = json.loads(text)["runs"]
@@ -181,9 +184,9 @@ def tiny_grid(argv: list[str]) -> int:
     return command.main(argv)
 
 
-def kill_after_an_epoch(runner: Runner, checkpoint: Path) -> None:
-    wait_for(checkpoint.exists)
-    for pid in runner.active:
+def kill_at_once(runner: Runner) -> None:
+    wait_for(lambda: bool(runner.active))
+    for pid in list(runner.active):
         os.kill(pid, signal.SIGKILL)
 
 

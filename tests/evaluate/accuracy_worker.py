@@ -15,7 +15,7 @@ from utils.evaluate.accuracy import evaluate
 
 IMAGES = [Corrupt("bad.jpg (no image)"), (torch.full((3, 16, 16), 0.5), 1)]
 
-processes.connect()
+processes.connect(sys.argv[-1])
 processes.join(torch.device("cpu"))
 torch.manual_seed(0)
 model = models.resnet20(num_classes=2)

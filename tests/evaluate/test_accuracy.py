@@ -1,8 +1,6 @@
 """Exact accuracy: of one process and of several, of one sub-network and of all at once."""
 
 import json
-import re
-import subprocess
 from functools import partial
 
 import pytest
@@ -12,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import models
 from tests.casts import Casts
 from tests.filled import filled
-from tests.launch import ENVIRONMENT, ROOT, command, launch
+from tests.launch import together
 from utils.data.loading import Batch
 from utils.evaluate.accuracy import Result, evaluate, logits_of, running
 
@@ -118,25 +116,9 @@ def test_nothing_evaluated_is_no_division_by_zero():
     assert Result(0, 0, 0, 0.0).top1 == 0
 
 
-def test_one_process_and_three_find_the_same_to_the_last_image(digits_run, tmp_path):
-    flags = f"--test-only --device cpu --model resnet20 --weights {digits_run / 'checkpoint.pth'} --data-path digits"
-    flags += f" --batch-size 32 --skip-cfg TTF FFF TTT --latency-batch 0 --no-picture --output-dir {tmp_path}"
-    runs = [
-        subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-        for line in (command("train_adn.py", *flags.split(), processes=processes) for processes in (1, 3))
-    ]
-    alone, shared = (run.communicate(timeout=240)[0] for run in runs)
-    assert [run.returncode for run in runs] == [0, 0]
-    lines = re.findall(r"^Test: .*", alone, flags=re.MULTILINE)
-    assert lines == re.findall(r"^Test: .*", shared, flags=re.MULTILINE)
-    assert [line.split()[1] for line in lines] == ["TTF", "FFF", "TTT"]
-    assert {re.search(r"(\d+) images", line)[1] for line in lines} == {"355"}  # three shares are not alike
-    assert "in 3 process(es)" in shared
-
-
 def test_shares_that_are_empty_or_hold_nothing_but_a_corrupt_image(tmp_path):
     """Three processes, two images, of which one cannot be read."""
-    done = launch("tests/evaluate/accuracy_worker.py", tmp_path, processes=3)
+    done = together("tests/evaluate/accuracy_worker.py", tmp_path, processes=3)
     assert done.returncode == 0, done.stderr
     reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert [report["own"] for report in reports] == [1, 1, 0]

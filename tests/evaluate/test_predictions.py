@@ -1,7 +1,9 @@
-"""`--save-predictions`: what one process and several write is what the network says, image by image."""
+"""Accuracies and `--save-predictions`: what one process and several find is what the network says, image by image."""
 
+import contextlib
 import csv
 import importlib.util
+import re
 import sys
 
 import numpy as np
@@ -13,7 +15,7 @@ import models
 import presets
 import train_adn
 from tests.filled import filled
-from tests.launch import launch
+from tests.launch import together
 from tests.pictures import bad_images, image_folder
 
 NAMES = ["TTT", "FFF", "TFT"]
@@ -39,7 +41,8 @@ def flags(pets, output) -> list[str]:
 def alone(pets, tmp_path_factory):
     """What one process writes; do not write there."""
     folder = tmp_path_factory.mktemp("alone")
-    assert train_adn.main(flags(pets, folder)) == 0
+    with open(folder / "said.txt", "w") as said, contextlib.redirect_stdout(said):
+        assert train_adn.main(flags(pets, folder)) == 0
     return folder
 
 
@@ -73,8 +76,14 @@ def test_classes_and_their_accuracies(alone):
 
 
 def test_several_processes_write_the_same(pets, alone, tmp_path):
-    done = launch("train_adn.py", *flags(pets, tmp_path), "--no-picture", processes=3)
+    """Three shares that are not alike: one has the image that cannot be read."""
+    done = together("train_adn.py", *flags(pets, tmp_path), "--no-picture", processes=3)
     assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^Test: .*", done.stdout, flags=re.MULTILINE)
+    assert lines == re.findall(r"^Test: .*", (alone / "said.txt").read_text(), flags=re.MULTILINE)
+    assert [line.split()[1] for line in lines] == NAMES
+    assert {re.search(r"(\d+) images", line)[1] for line in lines} == {"11"}
+    assert "in 3 process(es)" in done.stdout
     tables = ["per_class.csv", "predictions.npz", "subnets.csv", "subnets.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == tables
     with np.load(alone / "predictions.npz") as theirs, np.load(tmp_path / "predictions.npz") as ours:

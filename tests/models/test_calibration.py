@@ -17,7 +17,7 @@ NORMED = ["resnet18", "resnet20", "mobilenet_v2", "regnet_y_400mf"]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def batches(count: int = 3, size: int = 64) -> list[torch.Tensor]:
+def batches(count: int = 3, size: int = 32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(4, 3, size, size, generator=generator) * (1 + 0.3 * number) for number in range(count)]
 
@@ -53,7 +53,7 @@ def as_read(statistics: dict) -> dict:
 @pytest.mark.parametrize("name", NORMED)
 @torch.no_grad()
 def test_every_subnetwork_has_the_statistics_that_it_would_have_by_itself(name):
-    model, images, x = tiny(name), batches(), torch.randn(2, 3, 64, 64)
+    model, images, x = tiny(name), batches(), torch.randn(2, 3, 32, 32)
     raw, state = model.forward_all(x), copy.deepcopy(model.state_dict())
     model.train()
     assert models.calibrate(model, images) == sum(isinstance(module, BATCH_NORM) for module in model.modules())
@@ -97,14 +97,14 @@ def test_copies_pickles_and_other_types_keep_them():
 @torch.no_grad()
 def test_a_compiled_network_has_a_graph_for_each_prefix_that_runs():
     torch._dynamo.reset()
-    model, x = tiny("resnet20"), batches(1, size=32)[0]
+    model, x = tiny("resnet20"), batches(1)[0]
     raw = model(x, model.base_net)
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     model.compile(fullgraph=True, backend=counter)
     model(x)
     torch.testing.assert_close(model(x, model.base_net), raw)
     made = counter.frame_count
-    models.calibrate(model, batches(size=32))
+    models.calibrate(model, batches())
     assert counter.frame_count == made
     expected = copy.deepcopy(model).forward_all(x)
     for _ in range(2):

@@ -1,9 +1,9 @@
 """Downloads from a real server that misbehaves: whole in the end, or refused with the reason and the way by hand."""
 
 import hashlib
+import multiprocessing
 import re
 import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 
 from models import WeightsError
 from models.download import Remote, download
-from tests.launch import ENVIRONMENT, ROOT, command
 from tests.misbehaving_server import saved, serving
 
 PAGE = "https://example.org/by-hand"
@@ -138,25 +137,21 @@ def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
         download(remote(server, "good", tmp_path / "file"))
 
 
-FETCH = """
-import sys
-from pathlib import Path
-from models.download import Remote, download
-download(Remote(sys.argv[1], Path(sys.argv[2]), "page"))
-"""
-
-
 def test_one_process_fetches_while_others_wait_and_then_continue_what_a_killed_one_began(server, body, tmp_path):
     file = remote(server, "slow", tmp_path)
-    start = partial(subprocess.Popen, command("-c", FETCH, file.url, file.target), cwd=ROOT, env=ENVIRONMENT)
-    processes = [start()]
+    new = partial(multiprocessing.get_context("fork").Process, target=download)
+    processes = [new(args=[Remote(file.url, file.target, "page")]) for _ in range(3)]
+    processes[0].start()
     end = time.monotonic() + 120
     while not file.arrived():
         assert time.monotonic() < end
         time.sleep(0.005)
-    processes += [start(), start()]
-    processes[0].send_signal(signal.SIGKILL)
-    assert [process.wait(120) for process in processes] == [-signal.SIGKILL, 0, 0]
+    processes[1].start()
+    processes[2].start()
+    processes[0].kill()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0]
     assert_whole(file, body)
     (_, first), (_, second) = server.requests
     assert first is None

@@ -18,6 +18,7 @@ import models
 from models.adaptive import Stage
 from models.resnet import AdaptiveResNet
 from models.resnet_small import SmallResNet
+from tests.deploy.shallow import FAMILIES, shallow
 from tests.filled import filled, images
 from tests.tiny import SIZE, TINY, batch, tiny
 
@@ -83,8 +84,10 @@ def test_every_network_is_the_plain_one_plus_twins(name: str) -> None:
         plain = PLAIN_OF[name]() if name in PLAIN_OF else getattr(torchvision.models, name.replace("vd", ""))()
     twins = sum(p.numel() for key, p in model.named_parameters() if "_skip." in key)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + twins
-    assert model.cost().parameters == sum(p.numel() for p in plain.parameters())
+    assert sum(p.numel() for p in model.view().parameters()) == sum(p.numel() for p in plain.parameters())
     assert 0 < twins < 0.02 * sum(p.numel() for p in plain.parameters())
+    if name not in TINY:  # counting takes long, and what is true of one depth is of the others
+        return
     macs = [model.cost(skip).macs for skip in (model.super_net, model.base_net)]
     assert 0.4 < macs[1] / macs[0] < 0.75
 
@@ -139,7 +142,8 @@ def test_tree_walk_and_extraction_equal_single_calls_bit_for_bit(model: models.A
         assert not plain.training
         assert not any(isinstance(module, Stage) or module.training for module in plain.modules())
         assert not any("_skip" in name for name, _ in plain.named_modules())
-        assert sum(p.numel() for p in plain.parameters()) == model.cost(skip, SIZE).parameters
+        assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in model.view(skip).parameters())
+    assert sum(p.numel() for p in plain.parameters()) == model.cost(skip, SIZE).parameters
 
 
 @torch.no_grad()
@@ -352,11 +356,11 @@ def test_hooks_see_mandatory_blocks_under_either_flag() -> None:
     assert seen == ["mandatory", "stage"]
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "vit_b_16", "swin_t", "convnext_tiny", "regnet_y_400mf"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_compile_makes_each_network_once(name: str) -> None:
+def test_compile_makes_each_network_once(family: str) -> None:
     torch._dynamo.reset()
-    model, x = tiny(name), batch()
+    model, x = shallow(family), batch()
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for _ in range(3):
@@ -365,11 +369,10 @@ def test_compile_makes_each_network_once(name: str) -> None:
     assert counter.frame_count == 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @torch.no_grad()
-def test_all_subnetworks_run_compiled(name: str) -> None:
+def test_all_subnetworks_run_compiled() -> None:
     torch._dynamo.reset()
-    model, x = tiny(name), batch()
+    model, x = shallow("resnet"), batch()
     expected = model.forward_all(x)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     model.compile(fullgraph=True, backend=counter)

@@ -1,9 +1,10 @@
 """Weights by name: what `--weights` means, the cache, the folder, the enums, torchvision's weights and torch.hub."""
 
 import hashlib
-import os
+import multiprocessing
 import re
-import subprocess
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torchvision.transforms.functional import InterpolationMode
 import models
 from models import WeightsError
 from models.zoo import RELEASED, ResNet50_ADN_Weights, Swin_T_ADN_Weights, published, settings, weights_file
-from tests.launch import ENVIRONMENT, ROOT, command
+from tests.launch import ROOT
 from tests.misbehaving_server import saved, serving
 
 
@@ -134,37 +135,34 @@ def test_hub_and_enum_give_the_network_with_the_released_weights(cache, monkeypa
     assert other(images).shape == (1, 7)
 
 
-PLAIN = """
-import sys
-from torchvision.models import Weights, WeightsEnum
-import models
-class Plain(WeightsEnum):
-    V1 = Weights(url=sys.argv[1], transforms=None, meta={})
-model = models.resnet20(num_classes=7, width=8)
-print("ready", flush=True)
-input()
-models.load_plain(model, Plain.V1)
-print(sum(float(value.double().sum()) for value in model.view().state_dict().values()))
-"""
+def load_together(url: str, ready: Barrier, sums: SimpleQueue) -> None:
+    """What each of several processes does at the same time."""
+    torch.set_num_threads(1)  # the threads of the process that this one was forked from are not here
+
+    class Plain(WeightsEnum):
+        V1 = Weights(url=url, transforms=None, meta={})
+
+    model = models.resnet20(num_classes=7, width=8)
+    ready.wait()
+    models.load_plain(model, Plain.V1)
+    sums.put(sum(float(value.double().sum()) for value in model.view().state_dict().values()))
 
 
 def test_torchvision_s_weights_are_fetched_by_one_process_of_a_machine(cache):
     plain = models.resnet20(num_classes=7, width=8).view().state_dict()
-    body = saved(plain)
+    body, fork = saved(plain), multiprocessing.get_context("fork")
+    ready, sums = fork.Barrier(2), fork.SimpleQueue()
     with serving(body) as server:
         url = server.address(f"slow/plain-{hashlib.sha256(body).hexdigest()[:8]}.pth")
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        environment = {**ENVIRONMENT, "TORCH_HOME": os.environ["TORCH_HOME"]}
-        line = command("-c", PLAIN, url)
-        processes = [subprocess.Popen(line, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
-        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+        processes = [fork.Process(target=load_together, args=(url, ready, sums)) for _ in range(2)]
         for process in processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        printed = [process.communicate(timeout=120)[0] for process in processes]
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0]
         assert server.requests == [("slow", None)]
     expected = sum(float(value.double().sum()) for value in plain.values())
-    assert [float(text.splitlines()[-1]) for text in printed] == [expected] * 2
+    assert [sums.get(), sums.get()] == [expected] * 2
 
 
 @pytest.mark.parametrize(

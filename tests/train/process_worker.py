@@ -20,9 +20,8 @@ def say(what: object) -> None:
 
 def agree() -> int:
     """What the processes know after `connect`, and whether all find that they were started again."""
-    threads = len(os.listdir("/proc/self/task"))
     processes.connect()
-    before_join = [processes.world_size(), processes.local_rank(), len(os.listdir("/proc/self/task")) - threads]
+    before_join = [processes.world_size(), processes.local_rank()]
     processes.join(torch.device("cpu"))
     say([*before_join, processes.restarted()])
     processes.leave()
@@ -67,8 +66,12 @@ def lose_a_process(folder: str) -> int:
 
 
 def stop(folder: str) -> int:
+    """Runs until somebody says stop. Tells how many threads `connect` started."""
+    threads = len(os.listdir("/proc/self/task"))
     processes.connect()
+    threads = len(os.listdir("/proc/self/task")) - threads
     processes.join(torch.device("cpu"))
+    say([threads, processes.restarted()])
     stop = StopRequest()
     with stop.listening():
         Path(folder, f"{processes.rank()}.{os.getpid()}").touch()

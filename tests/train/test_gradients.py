@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from tests.launch import launch
+from tests.launch import together
 from tests.train.gradients_worker import CASES
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("gradients") / "results.json"
-    done = launch("tests/train/gradients_worker.py", path, processes=2)
+    done = together("tests/train/gradients_worker.py", path, processes=2)
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())
 

@@ -60,15 +60,7 @@ def test_all_processes_agree_on_whether_they_were_started_again():
     """torchrun counts restarts on each machine for itself."""
     results = slurm_tasks(WORKER, "agree", each=({}, {"TORCHELASTIC_RESTART_COUNT": 2}))
     assert [code for code, *_ in results] == [0, 0], results
-    found = said(*(stdout for _, stdout, _ in results))
-    assert [again for *_, again in found.values()] == [True, True]
-
-
-def test_connecting_starts_no_thread():
-    """So that loader workers can be forked after it."""
-    done = launch(WORKER, "agree", processes=2)
-    assert done.returncode == 0, done.stderr
-    assert said(done.stdout) == {0: [2, 0, 0, False], 1: [2, 1, 0, False]}
+    assert said(*(stdout for _, stdout, _ in results)) == {0: [2, 0, True], 1: [2, 1, True]}
 
 
 @pytest.fixture
@@ -172,12 +164,16 @@ def test_two_machines_meet_again_after_one_has_lost_a_process(tmp_path):
     assert len({started.read_text() for started in tmp_path.iterdir()}) == 1  # the launch keeps its name
 
 
-def test_a_run_asked_to_stop_is_not_started_again(tmp_path):
-    """The signal reached a process and not its launcher, as it may with several machines."""
+def test_a_run_asked_to_stop_is_not_started_again_and_connecting_starts_no_thread(tmp_path):
+    """The signal reached a process and not its launcher, as it may with several machines.
+
+    Without threads, loader workers can be forked.
+    """
     launcher = start(torchrun("--standalone", "--nproc-per-node=2", "--max-restarts=2", WORKER, "stop", tmp_path))
     while len(list(tmp_path.iterdir())) < 2 and launcher.poll() is None:
         time.sleep(0.05)
     os.kill(int(next(tmp_path.glob("0.*")).suffix[1:]), signal.SIGTERM)
-    ((code, _, stderr),) = ended([launcher])
+    ((code, stdout, stderr),) = ended([launcher])
     assert code == 0, stderr
     assert len(list(tmp_path.iterdir())) == 2
+    assert said(stdout) == {0: [0, False], 1: [0, False]}

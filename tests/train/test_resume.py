@@ -16,7 +16,7 @@ import torch
 
 import models
 import train_adn
-from tests.launch import ENVIRONMENT, ROOT, command, launch
+from tests.launch import ENVIRONMENT, ROOT, command, launch, together
 from tests.pictures import image_folder
 from utils.train import engine
 from utils.train import run as training
@@ -43,10 +43,10 @@ class Command:
         self.processes = processes
         self.line = ["train_adn.py", *FLAGS.split(), "--data-path", data, "--batch-size", BATCH // processes, *more]
 
-    def whole(self, folder: Path, *more: str, **options: object) -> str:
+    def whole(self, folder: Path, *more: str, env: dict = ENVIRONMENT) -> str:
         """Run it to its end; what it said."""
-        more = ("--output-dir", folder, "--workers", "0", *more)
-        done = launch(*self.line, *more, processes=self.processes, **options)
+        line = (*self.line, "--output-dir", folder, "--workers", "0", *more)
+        done = launch(*line, env=env) if self.processes == 1 else together(*line, processes=self.processes, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -143,7 +143,7 @@ def test_stopped_killed_and_continued_a_run_ends_with_the_same_bits(data, tmp_pa
 
 def test_a_lost_process_and_ctrl_c_leave_the_bits_of_two_processes_alone(data, tmp_path):
     """No --resume at first: that torchrun started the run again is enough."""
-    two, broken = Command(data, 2), tmp_path / "broken"
+    two, broken = Command(data, 2, "--model", "resnet20"), tmp_path / "broken"
     two.whole(tmp_path / "whole")
     broken.mkdir()
     leftover = broken / ".checkpoint.pth.1.tmp"  # of a run that was killed while it wrote

@@ -13,7 +13,7 @@ import methods
 import models
 import presets
 import train_adn
-from tests.launch import ROOT, launch
+from tests.launch import ROOT, launch, together
 from tests.pictures import image_folder
 from tests.recipes import arguments, commands
 from utils.flags.arguments import parser
@@ -140,7 +140,7 @@ def test_flags_work(run, tmp_path, monkeypatch, flags):
 def test_an_individual_network_leaves_alone_what_it_does_not_use(tmp_path):
     """In two processes, where unused parameters must not come by gradients of zeros: these would let them decay."""
     flags = "--method individual --skip-cfg base --wd 0.5 --epochs 1 --output-dir"
-    done = launch("train_adn.py", *DIGITS.split(), *flags.split(), tmp_path, processes=2)
+    done = together("train_adn.py", *DIGITS.split(), *flags.split(), tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     torch.manual_seed(0)
     before, after = models.resnet20(num_classes=10), saved(tmp_path)
