@@ -4,7 +4,7 @@ The networks are those of slimmable networks (ICLR 2019), universally slimmable 
 Yu et al.; names in the state dict are the official code's.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -54,12 +54,15 @@ class Ranged(Listed):
         return str(float(subnet))
 
     def checked(self, subnet: Any) -> float:
-        most, least = self.subnets[0], self.subnets[-1]
         if subnet is None:
-            return most
-        if not isinstance(subnet, (int, float)) or not least <= subnet <= most:
+            return self.subnets[0]
+        if not self._holds(subnet):
+            most, least = self.subnets[0], self.subnets[-1]
             raise ValueError(f"{subnet!r} is no width of this network; it has all from {least} to {most}")
         return float(subnet)
+
+    def _holds(self, subnet: Any) -> bool:
+        return isinstance(subnet, (int, float)) and self.subnets[-1] <= subnet <= self.subnets[0]
 
     def draw(self, place: float) -> float:
         """Every width of the range is as likely as any other."""
@@ -74,6 +77,11 @@ class Ranged(Listed):
     def extract(self, subnet: Any = None) -> nn.Module:
         self._refuse_blank(self.checked(subnet))
         return super().extract(subnet)
+
+    def _calibrated(self, words: Iterable[str]) -> list[float]:
+        numbers = map(_number, words)
+        between = [number for number in numbers if self._holds(number)]
+        return list(dict.fromkeys([*self.subnets, *between]))
 
     def _refuse_blank(self, width: float) -> None:
         if width not in self.subnets and width not in self._statistics:
