@@ -40,9 +40,12 @@ def prepare(args: argparse.Namespace) -> Wanted:
     image = image_of(saved.settings, args.image_size)
     model, classes = network(args, name, image["size"], saved)
     subnets = chosen(model, args.skip_cfg)
+    if len(subnets) > 1 and not isinstance(model, models.AdaptiveDepth):
+        raise UserError(f"one file of many is for depths: name one of {name}'s sub-networks by --skip-cfg")
     batch = args.batch or (1 if args.format == "executorch" else "dynamic")
     dynamic = batch == "dynamic"
-    facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table), "skip": SPELLING}
+    facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table)}
+    facts |= {"skip": SPELLING} if isinstance(model, models.AdaptiveDepth) else {}
     facts |= {"input": INPUT, "image": image, "batch": batch, "classes": classes}
     facts |= {"calibrated": bool(model.statistics()), "averaged_weights": args.model_ema}
     images = random_images(2 if dynamic else batch, image["size"])
@@ -68,8 +71,8 @@ def network(
         raise UserError(f"{saved.source}: {problem}")
     shape = {key: getattr(args, key) or saved.settings.get(key) for key in SHAPE}
     try:
-        twins = not saved.settings.get("no_switchable_norms")
-        model = models.build(name, num_classes=count, image_size=size, switchable_norms=twins, **shape)
+        shape["switchable_norms"] = False if saved.settings.get("no_switchable_norms") else None
+        model = models.build(name, num_classes=count, image_size=size, **shape)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {name}: {error}") from None
     models.load_state(model, saved.state, saved.source)

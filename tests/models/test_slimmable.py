@@ -2,8 +2,10 @@
 
 import copy
 import gzip
+import io
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import nn
 
 import models
 from tests.filled import filled, images
+from tests.misbehaving_server import serving
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/slimmable.json.gz").read_bytes()))["models"]
 # of every kind one, those of a range with fewer statistics of their own
@@ -166,3 +169,39 @@ def test_a_norm_that_all_widths_share_is_calibrated_for_each() -> None:
         found, expected = model.extract(width).features[18][1], plain.features[18][1]
         torch.testing.assert_close(found.running_mean, expected.running_mean, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found.running_var, expected.running_var, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_released_file_is_an_archive_that_packs_the_torch_file(
+    legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched from a server; its names are those of a wrapped network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name, model = "autoslim_mobilenet_v1_imagenet", models.build("autoslim_mobilenet_v1")
+    state = {f"module.{key}": value for key, value in filled(model.state_dict()).items()}
+    inside, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"model": state}, inside, _use_new_zipfile_serialization=not legacy)
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("autoslim_mobilenet_v1.pt", inside.getvalue())
+        archive.writestr("__MACOSX/._autoslim_mobilenet_v1.pt", b"\0\5\x16\7")
+    with serving(packed.getvalue()) as server:
+        path = models.zoo.weights_file(name, url=server.address("good"))
+        assert len(server.requests) == 1
+    saved = models.read_weights(path, name)
+    models.load_state(model, saved.state, saved.source)
+    assert all(torch.equal(value, state[f"module.{key}"]) for key, value in model.state_dict().items())
+    assert saved.settings["model"] == "autoslim_mobilenet_v1"
+    assert models.zoo.published("autoslim_mobilenet_v1")[name]["2"] == {"gmacs": 0.325, "acc@1": 71.5}
+    damaged = bytearray(packed.getvalue())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(models.WeightsError, match="not a whole torch file"):
+        models.read_checkpoint(path)
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.pt.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.pt", bytes(10**7))
+    with pytest.raises(models.WeightsError, match=r"it packs zeros.pt more than 20 times"):
+        models.read_checkpoint(path)
