@@ -10,6 +10,7 @@ import torch
 
 import models
 import train_adn
+from deploy import export
 from tests.pictures import scene
 from utils.train import folder
 
@@ -75,14 +76,12 @@ def test_a_run_goes_on_to_the_same_bits(ranged: Path, run: Run) -> None:
 
 def test_the_table_of_all_widths(listed: Path, run: Run, tmp_path: Path) -> None:
     weights = ("--weights", listed / "checkpoint.pth", "--output-dir", tmp_path)
-    code, said, stderr = run(f"--test-only --widths all --latency-batch 0 {DATA}", *weights)
+    code, said, stderr = run(f"--test-only --widths all --budget-gmacs 0.005 --latency-batch 0 {DATA}", *weights)
     assert code == 0, stderr
     rows = json.loads((tmp_path / "subnets.json").read_text())
     assert "each sub-network's own" in json.dumps(rows)
     assert [row["name"] for row in rows["subnets"]] == ["0.35", "0.5", "0.75", "1.0"]
     assert (tmp_path / "subnets.csv").exists()
-    code, said, stderr = run(f"--test-only --budget-gmacs 0.005 --latency-batch 0 {DATA}", *weights)
-    assert code == 0, stderr
     assert "0.35" in said.splitlines()[-1]
 
 
@@ -100,6 +99,15 @@ def test_a_width_between_is_calibrated_kept_and_used(ranged: Path, run: Run, tmp
     code, said, stderr = run(f"--weights {out} --widths 0.37 --predict {picture}")
     assert code == 0, stderr
     assert "0.37" in said
+
+
+def test_a_width_is_exported_by_itself(listed: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """What is written has run in torch and given the same logits."""
+    line = ["--weights", str(listed / "best.pth"), "--format", "torch", "-o", str(tmp_path / "narrow.pt2")]
+    assert export.main([*line, "--skip-cfg", "0.35"]) == 0
+    assert (tmp_path / "narrow.pt2").stat().st_size < (listed / "best.pth").stat().st_size / 2
+    assert export.main([*line, "--skip-cfg", "all"]) == 2
+    assert "one file of many is for depths: name one of s_mobilenet_v2's sub-networks" in capfd.readouterr().err
 
 
 def test_a_bad_width_is_one_line(ranged: Path, run: Run, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from utils.flags.evaluation import evaluation_flags
 from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
-SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
+SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr", "linearlr")
 WARMUPS = ("linear", "constant")
 
 
@@ -127,7 +127,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("model_ema_steps model_ema_decay", args.model_ema, "--model-ema"),
         ("lr_step_size", scheduler == "steplr", "--lr-scheduler steplr"),
         ("lr_multi_steps", scheduler == "multisteplr", "--lr-scheduler multisteplr"),
-        ("lr_gamma", scheduler != "cosineannealinglr", dropping),
+        ("lr_gamma", scheduler not in ("cosineannealinglr", "linearlr"), dropping),
         ("lr_min", scheduler == "cosineannealinglr", "--lr-scheduler cosineannealinglr"),
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),

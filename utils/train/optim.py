@@ -118,6 +118,8 @@ def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> sch
     elif args.lr_scheduler == "cosineannealinglr":
         epochs = max(1, args.epochs - args.lr_warmup_epochs)
         main = schedules.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=args.lr_min)
+    elif args.lr_scheduler == "linearlr":
+        main = schedules.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, args.epochs - args.lr_warmup_epochs))
     else:
         main = schedules.ExponentialLR(optimizer, gamma=args.lr_gamma)
     epochs = args.lr_warmup_epochs
