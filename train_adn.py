@@ -163,7 +163,8 @@ def use_statistics(
     """Give the network running statistics of each sub-network's own, by `images` or its file; which, in words."""
     if images:
         on_device = machine.place(model, args.channels_last)
-        norms = calibration.calibrate(model, images, on_device, args.on_corrupt)
+        subnets = list(dict.fromkeys([*model.subnets, *chosen(model, args.skip_cfg)]))
+        norms = calibration.calibrate(model, images, on_device, args.on_corrupt, subnets)
         return "each sub-network's own, estimated now" if norms else "none, there are no batch norms"
     if saved and saved.statistics and args.calibrate is None:
         model.load_statistics(saved.statistics, saved.source)

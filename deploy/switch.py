@@ -37,7 +37,8 @@ class Wanted(NamedTuple):
 
 def single(wanted: Wanted, skip: tuple[bool, ...] | None = None) -> ExportedProgram:
     """The program of one sub-network, by itself."""
-    return trace(wanted.model.eval().view(skip or wanted.alone), (wanted.images,), wanted.dynamic)
+    network = wanted.model.eval().extract(wanted.alone if skip is None else skip)
+    return trace(network, (wanted.images,), wanted.dynamic)
 
 
 def switch(wanted: Wanted) -> ExportedProgram:

@@ -38,7 +38,8 @@ def runner(path: Path) -> Callable[[Tensor, tuple[bool, ...]], Tensor]:
     loaded = {}
 
     def run(images: Tensor, skip: tuple[bool, ...]) -> Tensor:
-        word = "".join("FT"[flag] for flag in skip)
+        several = len(program.method_names) > 1  # of depths
+        word = "".join("FT"[flag] for flag in skip) if several else "forward"
         name = word if word in program.method_names else "forward"
         if name not in loaded:
             loaded.clear()  # a method keeps memory of its own

@@ -39,9 +39,12 @@ def prepare(args: argparse.Namespace) -> Wanted:
     model, name = models.network(saved, args.model, image["size"], **shape), args.model or saved.settings["model"]
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     subnets = chosen(model, args.skip_cfg)
+    if len(subnets) > 1 and not isinstance(model, models.AdaptiveDepth):
+        raise UserError(f"one file of many is for depths: name one of {name}'s sub-networks by --skip-cfg")
     batch = args.batch or (1 if args.format == "executorch" else "dynamic")
     dynamic = batch == "dynamic"
-    facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table), "skip": SPELLING}
+    facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table)}
+    facts |= {"skip": SPELLING} if isinstance(model, models.AdaptiveDepth) else {}
     facts |= {"input": INPUT, "image": image, "batch": batch, "classes": classes}
     facts |= {"calibrated": bool(model.statistics()), "averaged_weights": args.model_ema}
     images = random_images(2 if dynamic else batch, image["size"])

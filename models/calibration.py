@@ -41,6 +41,10 @@ class WithStatistics(ManyNetworks):
         """The key as files say it."""
         raise NotImplementedError
 
+    def _calibrated(self, words: Iterable[str]) -> Sequence[Hashable]:
+        """The sub-networks that a file with these words may have statistics of."""
+        return self.subnets
+
     def _keep(self, statistics: Statistics) -> None:
         self._statistics = statistics
         self._select()
@@ -93,12 +97,12 @@ class WithStatistics(ManyNetworks):
 
     def load_statistics(self, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
         """Take over what `self.statistics()` gave, or change nothing and say what does not fit."""
-        statistics = _blank(self, self.subnets)
-        known = _by_name(self, statistics)
         problem = f"{source}: its statistics do not fit {type(self).__name__}"
         way_out = "leave them out, or estimate them anew for this network"
         if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
             raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
+        statistics = _blank(self, self._calibrated(saved))
+        known = _by_name(self, statistics)
         for word, theirs in saved.items():
             if word not in known:
                 raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")

@@ -84,7 +84,7 @@ class LeadingBatchNorm2d(nn.BatchNorm2d):
         return F.batch_norm(x, *statistics, weight, bias, self.training, self.momentum, self.eps)
 
     def plain(self) -> nn.BatchNorm2d:
-        layer = nn.BatchNorm2d(self.num_features, self.eps, self.momentum)
+        layer = nn.BatchNorm2d(self.num_features, self.eps, self.momentum).to(self.weight)
         if self.running_mean is not None:
             for name, buffer in self._buffers.items():
                 layer.get_buffer(name).copy_(buffer)

@@ -105,12 +105,16 @@ class Views(WithStatistics):
         return self._made(subnet, subnet in self._statistics).network
 
     def extract(self, subnet: Any = None) -> nn.Module:
+        return copy.deepcopy(self._plain(subnet)).train(self.training)
+
+    def _plain(self, subnet: Any) -> nn.Module:
+        """A view of ordinary layers, which have weights of their own."""
         network = self.view(subnet)
         chosen = {module: module.plain() for module in network.modules() if hasattr(module, "plain")}
-        return copy.deepcopy(rebuild(network, chosen)).train(self.training)
+        return rebuild(network, chosen)
 
     def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
-        return cost(self.extract(subnet), image_size or getattr(self, "image_size", 224))
+        return cost(self._plain(subnet), image_size or getattr(self, "image_size", 224))
 
     def compile(self, **options: Any) -> None:
         """Compile each sub-network when it first runs."""

@@ -6,15 +6,17 @@ import itertools
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and averages; of torch.compile
 LINES = 8  # of each kind in a report
+PACKED = 20  # times smaller: more than any weights that were trained
 
 
 class WeightsError(Exception):
@@ -27,11 +29,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Its archive is whole to the last bit, and its tensors take no more memory than the file has bytes.
     """
     try:
-        damage = archive_damage(path)
-        if not damage:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            damage = _impossible_tensor(content, path)
+        with _opened(path) as file:
+            damage = _damage(file)
+            if not damage:
+                file.seek(0)
+                with torch.serialization.safe_globals([argparse.Namespace]):
+                    content = torch.load(file, map_location="cpu", weights_only=True)
+                damage = _impossible_tensor(content, file)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|operand) (\S+)", str(error))
         what = f"it contains {next(filter(None, found.groups()))}" if found else "it is no plain torch file"
@@ -53,34 +57,55 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def archive_damage(path: str | Path) -> str | None:
     """What is wrong with a file that is an archive, as torch writes them; None if nothing, or if it is none."""
     try:
-        with _records(path) as archive:
-            records = archive.infolist()
-            unpacked = sum(record.file_size for record in records)
-            if any(record.compress_type for record in records) or unpacked > Path(path).stat().st_size:
-                return f"a torch file is not packed, this one would become {unpacked} bytes"
-            # all sums are 0 where torch.serialization.set_crc32_options(False) was called
-            bad = archive.testzip() if any(record.CRC for record in records) else None
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        with _opened(path) as file:
+            return _damage(file)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
         return str(error) or "it is cut off"
+
+
+def _damage(file: BinaryIO) -> str | None:
+    with _records(file) as archive:
+        records = archive.infolist()
+        unpacked = sum(record.file_size for record in records)
+        if any(record.compress_type for record in records) or unpacked > _size(file):
+            return f"a torch file is not packed, this one would become {unpacked} bytes"
+        # all sums are 0 where torch.serialization.set_crc32_options(False) was called
+        bad = archive.testzip() if any(record.CRC for record in records) else None
     return bad and f"the bytes of {bad} are not those that were written"
 
 
-def _records(path: str | Path) -> zipfile.ZipFile:
+def _records(file: BinaryIO) -> zipfile.ZipFile:
     """The archive that a file is; an empty one for a file of the kind that torch wrote before it wrote archives."""
-    with open(path, "rb") as file:
-        return zipfile.ZipFile(path) if file.read(4) == b"PK\3\4" else zipfile.ZipFile(io.BytesIO(), "w")
+    file.seek(0)
+    return zipfile.ZipFile(file) if file.read(4) == b"PK\3\4" else zipfile.ZipFile(io.BytesIO(), "w")
 
 
-def _impossible_tensor(content: Any, path: str | Path) -> str | None:
+def _opened(path: str | Path) -> BinaryIO:
+    """The torch file at a path or, of an archive that packs one (`….pt.zip`), that one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith((".pt", ".pth")) and "__MACOSX" not in name]
+            if len(names) == 1:
+                if archive.getinfo(names[0]).file_size > PACKED * Path(path).stat().st_size:
+                    raise ValueError(f"it packs {names[0]} more than {PACKED} times")
+                return io.BytesIO(archive.read(names[0]))
+    return open(path, "rb")
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, io.SEEK_END)
+
+
+def _impossible_tensor(content: Any, file: BinaryIO) -> str | None:
     """What cannot be of the tensors in the content of a file."""
-    size, storages = Path(path).stat().st_size, {}
+    size, storages = _size(file), {}
     for tensor in _tensors(content):
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             return f"it has a tensor without values, or one that is not dense: {tensor.device}, {tensor.layout}"
         if tensor.numel() * tensor.element_size() > size:
             return f"it has a tensor of {tensor.numel()} elements, more than the file holds"
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    with _records(path) as archive:  # before torch 2.7 or so, a tensor may go beyond the end of its record
+    with _records(file) as archive:  # before torch 2.7 or so, a tensor may go beyond the end of its record
         sizes = [record.file_size for record in archive.infolist() if "/data/" in record.filename]
     claims, there = (sorted(sizes, reverse=True) for sizes in (storages.values(), sizes))
     if there and any(claim > length for claim, length in itertools.zip_longest(claims, there, fillvalue=0)):

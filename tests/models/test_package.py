@@ -57,7 +57,8 @@ def test_the_package_is_installed_and_works_where_nothing_else_is(tmp_path: Path
     run(sys.executable, "-m", "pip", "install", *options.split(), "--target", site, source)
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"adaptive_depth"}
-    installed = {path.name for path in (site / "adaptive_depth").iterdir()}
-    assert installed == {path.name for path in (ROOT / "models").glob("*.py")}
+    trees = (site / "adaptive_depth", "*"), (ROOT / "models", "*.py")
+    installed, ours = ({path.relative_to(tree) for path in tree.rglob(kind) if path.is_file()} for tree, kind in trees)
+    assert installed == ours
     printed = run(sys.executable, "-c", USE, cwd=empty, env={**ENVIRONMENT, "PYTHONPATH": str(site)})
     assert printed.splitlines() == ["", str(site / "adaptive_depth" / "__init__.py")]

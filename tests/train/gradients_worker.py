@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+import models
 from methods.drawn import Drawn
-from tests.tiny import tiny
+from methods.slimmable import Sandwich, Slimmable
+from tests.tiny import TINY, tiny
 from utils import processes
 from utils.data.loading import Batch
 from utils.train import engine
@@ -42,6 +44,10 @@ def drawn(count: int, model, step: int) -> list[Pass]:
     return [Pass("super", model.super_net, ((LABELS, 0.5),)), *others]
 
 
+def of_method(method, model, step: int) -> list[Pass]:
+    return method(Namespace(seed=0, sandwich=4, in_place_distillation=True), model).passes(0, step)
+
+
 CASES = {  # name → network, passes, batches a step, settings
     "resnet18": ("resnet18", adn, 1, ""),
     "vit_b_16": ("vit_b_16", adn, 1, ""),
@@ -53,6 +59,8 @@ CASES = {  # name → network, passes, batches a step, settings
     "fp16 scaling": ("resnet20", adn, 2, "scaled"),
     "compiled": ("resnet20", partial(drawn, 2), 1, "compiled"),
     "fresh gradients": ("resnet20", partial(drawn, 3), 1, "none"),
+    "all widths": ("s_resnet18", partial(of_method, Slimmable), 1, ""),
+    "sandwich of widths": ("us_mobilenet_v1", partial(of_method, Sandwich), 1, ""),
 }
 
 
@@ -77,7 +85,7 @@ def run_step(model: nn.Module, passes: list, batches: list, settings: str) -> No
 def compare(case: str) -> dict:
     name, passes_of, accumulate, settings = CASES[case]
     torch.manual_seed(0)
-    model = tiny(name, num_classes=7).train()
+    model = (tiny if name in TINY else partial(models.build, stem="small"))(name, num_classes=7).train()
     for module in model.modules():
         if hasattr(module, "p"):
             module.p = 0.0

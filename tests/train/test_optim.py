@@ -144,6 +144,7 @@ def test_schedules():
         [1, 0.5, 0.5, 0.25]
     )
     assert rates("--lr-scheduler exponentiallr --lr-gamma 0.5", 3) == pytest.approx([1, 0.5, 0.25])
+    assert rates("--lr-scheduler linearlr", 4) == pytest.approx([1, 0.75, 0.5, 0.25])
     assert rates("--lr-scheduler cosineannealinglr --lr-min 0.2", 4) == pytest.approx(
         [1, 0.882843, 0.6, 0.317157], abs=1e-5
     )

@@ -13,7 +13,7 @@ from utils.flags.evaluation import evaluation_flags
 from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
-SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr")
+SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr", "linearlr")
 WARMUPS = ("linear", "constant")
 
 
@@ -34,7 +34,10 @@ def parser(methods: ModuleType) -> Parser:
     add("--init-from", metavar="FILE|NAME", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
-    alone = "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them"
+    alone = (
+        "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them; "
+        "slimmable: every sub-network in every step; sandwich: the largest, the smallest and drawn ones"
+    )
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)
     _optimization_flags(parser)
@@ -56,6 +59,8 @@ def _optimization_flags(parser: Parser) -> None:
     add("--wd", "--weight-decay", dest="weight_decay", default=1e-4, help="weight decay", **wd)
     add("--norm-weight-decay", help="weight decay of norms (default: that of --wd)", **wd)
     add("--bias-weight-decay", help="weight decay of biases (default: that of --wd)", **wd)
+    depthwise = "weight decay of depthwise convolutions (default: that of --wd)"
+    add("--depthwise-weight-decay", help=depthwise, **wd)
     tables = "class token, position embedding and position bias tables"
     add("--transformer-embedding-decay", help=f"weight decay of {tables} (default: that of --wd)", **wd)
     add("--label-smoothing", type=FRACTION, default=0.0, help="label smoothing")
@@ -122,7 +127,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("model_ema_steps model_ema_decay", args.model_ema, "--model-ema"),
         ("lr_step_size", scheduler == "steplr", "--lr-scheduler steplr"),
         ("lr_multi_steps", scheduler == "multisteplr", "--lr-scheduler multisteplr"),
-        ("lr_gamma", scheduler != "cosineannealinglr", dropping),
+        ("lr_gamma", scheduler not in ("cosineannealinglr", "linearlr"), dropping),
         ("lr_min", scheduler == "cosineannealinglr", "--lr-scheduler cosineannealinglr"),
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
         ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),

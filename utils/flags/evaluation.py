@@ -13,8 +13,8 @@ LETTERS = {"True": "T", "T": "T", "False": "F", "F": "F"}
 def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("evaluation").add_argument
     add("--test-only", action="store_true", help="evaluate --weights (or --resume) and train nothing")
-    spellings = "one flag per stage (True False …, T F …), words (TTFF TTTT), super, base, or all"
-    add("--skip-cfg", nargs="+", metavar="CFG", help=f"sub-networks to run: {spellings} (default: super)")
+    spellings = "one flag per stage (True False …, T F …), words (TTFF TTTT; widths: 0.25 0.5), super, base, or all"
+    add("--skip-cfg", "--widths", nargs="+", metavar="CFG", help=f"sub-networks to run: {spellings} (default: super)")
     add("--weights", metavar="FILE|NAME", help="weights: a file, or the name of a released network")
     add("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
     add("--weights-dir", metavar="DIR", help="take a released network's file from this folder")

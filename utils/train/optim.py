@@ -36,18 +36,25 @@ def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:
             groups[name] = own_name
         elif isinstance(model.get_submodule(owner), NORMS) and args.norm_weight_decay is not None:
             groups[name] = "norm"
+        elif _is_depthwise(model.get_submodule(owner)) and args.depthwise_weight_decay is not None:
+            groups[name] = "depthwise"
     return groups
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 
 def names_by_group(group_of: Mapping[str, str]) -> dict[str, list[str]]:
     """The groups with their parameters' names, in the order in which the official code numbers them."""
-    order = ("other", "norm", "bias", *EMBEDDINGS)
+    order = ("other", "norm", "bias", "depthwise", *EMBEDDINGS)
     return {group: names for group in order if (names := [name for name in group_of if group_of[name] == group])}
 
 
 def build_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     """The optimizer that --opt names, updating all parameters in one fused kernel where it has one."""
     decay = {"other": args.weight_decay, "norm": args.norm_weight_decay, "bias": args.bias_weight_decay}
+    decay["depthwise"] = args.depthwise_weight_decay
     parameters = dict(model.named_parameters())
     groups = []
     for group, names in names_by_group(group_names(model, args)).items():
@@ -111,6 +118,8 @@ def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> sch
     elif args.lr_scheduler == "cosineannealinglr":
         epochs = max(1, args.epochs - args.lr_warmup_epochs)
         main = schedules.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=args.lr_min)
+    elif args.lr_scheduler == "linearlr":
+        main = schedules.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, args.epochs - args.lr_warmup_epochs))
     else:
         main = schedules.ExponentialLR(optimizer, gamma=args.lr_gamma)
     epochs = args.lr_warmup_epochs
