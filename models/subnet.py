@@ -86,7 +86,7 @@ class ManyNetworks(nn.Module):
         return cost(self.view(subnet), image_size or getattr(self, "image_size", 224))
 
     def image_macs(self, x: Tensor, subnet: Any = None) -> Tensor | None:
-        """Of each of these images the multiply-accumulates; None if `cost` says them, since all images cost the same."""
+        """Of each of these images the multiply-accumulates; None if all cost the same, which `cost` says."""
         return None
 
 

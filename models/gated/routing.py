@@ -168,10 +168,10 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
         gate = sum(parameter.numel() for parameter in self.gate.parameters())
         return Cost(*(part + gate for part in super().cost(self.routes[-1], image_size)))
 
-    def calibrate(self, batches: Iterable[Tensor], subnets: Sequence[str] | None = None, **reduce: Any) -> int:
+    def _run_by(self, subnets: Sequence[str]) -> Sequence[str]:
         """The gate's routes together, since the trunk of one runs for all."""
-        wanted = dict.fromkeys(map(self.checked, self.subnets if subnets is None else subnets))
+        wanted = dict.fromkeys(subnets)
         if wanted.keys() & {GATE, *self.routes}:
             wanted.pop(GATE, None)
             wanted |= dict.fromkeys(self.routes)
-        return super().calibrate(batches, list(wanted), **reduce)
+        return list(wanted)

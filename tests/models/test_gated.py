@@ -84,7 +84,7 @@ def test_each_image_runs_in_the_network_that_the_gate_chose_for_it(model):
 def test_statistics_of_each_sub_network_s_own(model):
     """The gate's networks have them together: one's trunk runs for all."""
     largest = model(images())
-    model.calibrate([images(), images(seed=3)], ["gate"])
+    models.calibrate(model, [images(), images(seed=3)], ["gate"])
     assert list(model.statistics()) == ROUTES
     with torch.no_grad():
         alone = torch.stack([model(images(), name) for name in ROUTES])

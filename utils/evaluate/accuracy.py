@@ -91,8 +91,10 @@ def evaluate(
     if images != expected:
         raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
     return {
-        subnet: Result(int(images), int(right1), int(right5), loss / max(images, 1), names, spent / max(images, 1) or None)
-        for subnet, right1, right5, loss, spent in zip(subnets, *(flat[kind::4] for kind in range(4)), strict=True)
+        subnet: Result(
+            int(images), int(right1), int(right5), loss / max(images, 1), names, macs / max(images, 1) or None
+        )
+        for subnet, right1, right5, loss, macs in zip(subnets, *(flat[kind::4] for kind in range(4)), strict=True)
     }
 
 
