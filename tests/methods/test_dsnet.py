@@ -1,5 +1,7 @@
 """Both stages of DS-Net: who learns from whom, what is drawn, what the gate's loss is, and what is refused."""
 
+import json
+import subprocess
 from collections import Counter
 
 import pytest
@@ -8,9 +10,12 @@ import torch.nn.functional as F
 
 import methods
 import models
+import train_adn
 from methods.dsnet import Gate, GateLoss, Slimmable
+from tests.launch import ENVIRONMENT, ROOT, command, launch
 from tests.methods.test_adn import settings
 from tests.tiny import tiny
+from tests.train.test_resume import assert_same, content, kill_all, steps_done, wait_for_steps
 from utils.errors import UserError
 from utils.flags.arguments import parser
 from utils.train.losses import Outputs
@@ -129,3 +134,40 @@ def test_flags_without_effect_are_refused(flags, problem, capsys):
     with pytest.raises(SystemExit):
         parser(methods).parse_args(flags.split())
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["dsnet --bootstrap ensemble --model-ema --model-ema-steps 1", "dsnet-gate"])
+def test_a_killed_run_goes_on_to_the_same_bits(method, model, tmp_path, capsys):
+    """And is tested with what its images took."""
+    data = "--data-path digits --train-images 48 --val-images 20 --train-crop-size 16 --val-resize-size 16"
+    line = f"--model slimmable_mbnet_v1_small --method {method} {data} --val-crop-size 16 --batch-size 8 --epochs 2"
+    line = [*line.split(), *"--lr 0.05 --checkpoint-steps 1 --print-freq 1 --calibrate 2 --device cpu".split()]
+    line += ["--workers", "0"]
+    if method == "dsnet-gate":
+        torch.save(models.build("slimmable_mbnet_v1_small", num_classes=10).state_dict(), tmp_path / "weights.pth")
+        line += ["--weights", str(tmp_path / "weights.pth")]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    broken.mkdir()
+    with open(broken / "output.txt", "w") as output:
+        started = command("train_adn.py", *line, "--output-dir", broken)
+        process = subprocess.Popen(
+            started, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
+        )
+    wait_for_steps(process, broken, 8)
+    kill_all(process)
+    assert 8 <= steps_done(broken) < 12, (broken / "output.txt").read_text()
+    for folder, more in ((whole, []), (broken, ["--resume", "auto"])):
+        done = launch("train_adn.py", *line, *more, "--output-dir", folder)
+        assert done.returncode == 0, done.stderr
+    assert "Resumed" in done.stdout
+    one, other = content(whole), content(broken)
+    for part in ("model", "optimizer", "statistics", *(["model_ema"] if "ema" in method else [])):
+        assert_same(one[part], other[part], part)
+    if method == "dsnet-gate":
+        test = ["--test-only", *data.split(), "--val-crop-size", "16", "--weights", str(whole / "checkpoint.pth")]
+        test += ["--skip-cfg", "uniform_3", "gate", "--device", "cpu", "--output-dir", str(tmp_path)]
+        assert train_adn.main(test) == 0
+        rows = {row["name"]: row for row in json.loads((tmp_path / "subnets.json").read_text())["subnets"]}
+        assert rows["gate"]["gmacs"] <= rows["uniform_3"]["gmacs"] + 1e-6
+        assert f"at {rows['gate']['gmacs']:.4f} GMACs an image" in capsys.readouterr().out
+        assert one["trained"] == ["gate", "smallest"]
