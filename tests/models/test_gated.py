@@ -1,6 +1,7 @@
 """The slimmable MobileNet at a small size: its sub-networks, each one's statistics, and the gate."""
 
 import copy
+from argparse import Namespace
 
 import pytest
 import torch
@@ -127,3 +128,34 @@ def test_small_images_are_shrunk_three_times(name):
         model = models.build(name, num_classes=10, stem="small")
         assert model.view().trunk(torch.empty(2, 3, 32, 32))[0].shape[2:] == (8, 8)
         assert len(model.subnets) == 15
+
+
+def test_the_released_file_is_read_as_it_was_written(tmp_path):
+    """In timm's layout, from several processes, with its own command's arguments, which say nothing here."""
+    name = "DS_MBNet-70_1"
+    model = models.build("slimmable_mbnet_v1_bn_uniform", weights=None)
+    state = {f"module.{key}": torch.randn_like(value) for key, value in model.state_dict().items() if value.ndim}
+    state |= {f"module.{key}": value for key, value in model.state_dict().items() if not value.ndim}
+    averaged = {key: value + 1 for key, value in state.items()}
+    arguments = Namespace(model="slimmable_mbnet_v1_bn_uniform", interpolation="", val_split="validation")
+    about = {"epoch": 159, "arch": arguments.model, "version": 2, "metric": 70.1, "optimizer": {}, "args": arguments}
+    torch.save({**about, "state_dict": state, "state_dict_ema": averaged}, tmp_path / f"{name}.pth")
+    path = models.zoo.weights_file(name, folder=str(tmp_path))
+    for ema, expected in ((False, state), (True, averaged)):
+        saved = models.read_weights(path, name, "slimmable_mbnet_v1_bn_uniform", ema)
+        assert saved.settings == {
+            **{"model": arguments.model, "interpolation": "bicubic"},
+            **{"val_resize_size": 256, "val_crop_size": 224},
+        }
+        models.load_state(model, saved.state, str(path))
+        assert all(torch.equal(value, expected[f"module.{key}"]) for key, value in model.state_dict().items())
+    assert "interpolation" not in models.read_weights(path).settings
+    (points,) = models.zoo.published("slimmable_mbnet_v1_bn_uniform").values()
+    assert len(points) == 14
+    for word, figures in points.items():
+        network = model.view(model.parse(word))
+        assert figures["gmacs"] == round(network.operations(224, pools=True) / 1e9, 3)
+    assert [points[f"uniform_{number}"]["acc@1"] for number in (0, 3, 13)] == [70.1, 71.2, 74.6]
+    torch.save({**about, "state_dict": state}, path)
+    with pytest.raises(models.WeightsError, match=r"no averaged weights \('state_dict_ema'\); leave out --model-ema"):
+        models.read_weights(path, ema=True)
