@@ -6,7 +6,7 @@ Names are those of the released weights: `gate` is the attention of a block, and
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,9 +108,6 @@ class Stage(nn.Module):
         self.first_block = Block(inputs, outputs, stride, routes)
         self.residual_blocks = nn.Sequential(*(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.residual_blocks(self.first_block(x))
-
 
 class Dropout(nn.Dropout):
     """In the largest network alone."""
@@ -156,15 +153,15 @@ class SlimmableMobileNet(nn.Module):
     def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the uniform networks have in common, and what the gate sees."""
         x = F.silu(self.bn1(self.conv_stem(x)))
-        for stage in list(self.blocks)[: self.gated]:
-            x = stage(x)
+        for block in self.chain(0, self.gated):
+            x = block(x)
         return self.blocks[self.gated].first_block.begin(x)
 
     def rest(self, x: Tensor) -> Tensor:
-        first, *later = list(self.blocks)[self.gated :]
-        x = first.residual_blocks(first.first_block.end(x))
-        for stage in later:
-            x = stage(x)
+        first, *later = self.chain(self.gated)
+        x = first.end(x)
+        for block in later:
+            x = block(x)
         return self.classifier(self.dropout(x.mean(dim=(2, 3))))
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
@@ -172,10 +169,10 @@ class SlimmableMobileNet(nn.Module):
         logits = self.rest(self.trunk(x)[0])
         return (logits, []) if return_features else logits
 
-    def chain(self, stage: int = 0) -> Iterator[Block]:
-        """All blocks, from a stage on."""
-        for part in list(self.blocks)[stage:]:
-            yield from (part.first_block, *part.residual_blocks)
+    def chain(self, begin: int = 0, end: int | None = None) -> list[Block]:
+        """The blocks of some stages, one after the other."""
+        stages = list(self.blocks)[begin:end]
+        return [block for stage in stages for block in (stage.first_block, *stage.residual_blocks)]
 
     def operations(self, size: int, pools: bool = False, groups_of: "SlimmableMobileNet | None" = None) -> float:
         """Multiply-accumulates of an image. The authors count the values that are averaged too (`pools`).

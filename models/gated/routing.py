@@ -25,13 +25,12 @@ class Routed(nn.Module):
 
     def __init__(self, gate: nn.Module, routes: Iterable[SlimmableMobileNet], training: bool) -> None:
         super().__init__()
-        self.gate, self.routes = gate, nn.ModuleList(routes)
-        self.train(training)
+        self.gate, self.routes, self.training = gate, nn.ModuleList(routes), training
+        if training:
+            self.routes.eval()
 
     def train(self, mode: bool = True) -> "Routed":
         self.training = mode
-        if mode:
-            self.routes[0].eval()  # of it the trunk runs
         return self
 
     def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
@@ -56,8 +55,7 @@ class Routed(nn.Module):
 
     def operations(self, size: int, **kind: Any) -> list[float]:
         """Of each route, with the gate."""
-        gate = sum(parameter.numel() for parameter in self.gate.parameters())
-        return [route.operations(size, **kind) + gate for route in self.routes]
+        return [route.operations(size, **kind) + self.gate[0].weight.numel() for route in self.routes]
 
     def choices(self, x: Tensor) -> Tensor:
         """The number of each image's route."""
@@ -79,31 +77,22 @@ class Routed(nn.Module):
         for number, blocks in enumerate(zip(*(route.chain(route.gated) for route in self.routes), strict=True)):
             wide = blocks[-1]
             if number:  # else it is in the trunk
-                before = [block.bn1 for block in blocks]
-                x = F.silu(_mixed_norm(before, wide.conv_dw(x), gates))
-                x = x * (wide.gate.conv_expand(wide.gate.squeeze(x)) * _present(before, gates)).sigmoid()
-            x = F.silu(_mixed_norm([block.bn2 for block in blocks], wide.conv_pw(x), gates))
+                x, present = _mixed_norm([block.bn1 for block in blocks], wide.conv_dw(x), gates)
+                x = F.silu(x)
+                x = x * (wide.gate.conv_expand(wide.gate.squeeze(x)) * present).sigmoid()
+            x = F.silu(_mixed_norm([block.bn2 for block in blocks], wide.conv_pw(x), gates)[0])
         return self.routes[-1].classifier(x.mean(dim=(2, 3)))
 
 
-def _mixed_norm(norms: Sequence[nn.Module], x: Tensor, gates: Tensor) -> Tensor:
-    """Each image normalised by the running statistics of its choice; channels that this one lacks are 0."""
-    wide, present = norms[-1], _present(norms, gates)
-    mean, var = (_mixed([getattr(norm, name) for norm in norms], gates) for name in ("running_mean", "running_var"))
+def _mixed_norm(norms: Sequence[nn.Module], x: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image normalised by the statistics of its choice, where this has no channel 0; and 1 where it has one."""
+    *_, wide = norms
+    rows = [torch.stack([torch.ones_like(norm.running_mean), norm.running_mean, norm.running_var]) for norm in norms]
+    table = torch.stack([F.pad(row, (0, wide.num_features - row.shape[1])) for row in rows])
+    mixed = (gates[:, :, None, None] * table).sum(dim=1)  # no matrix product: autocast would round it
+    present, mean, var = mixed[..., None, None].unbind(dim=1)
     weight, bias = (part[: wide.num_features, None, None] for part in (wide.weight, wide.bias))
-    return ((x * present - mean) * (var + wide.eps).rsqrt() * weight + bias) * present
-
-
-def _present(norms: Sequence[nn.Module], gates: Tensor) -> Tensor:
-    """1 for the channels of each image's choice."""
-    return _mixed([torch.ones_like(norm.running_mean) for norm in norms], gates)
-
-
-def _mixed(rows: Sequence[Tensor], gates: Tensor) -> Tensor:
-    """Of rows for every route, each image's own."""
-    wide = len(rows[-1])
-    table = torch.stack([F.pad(row, (0, wide - len(row))) for row in rows])
-    return (gates[:, :, None] * table).sum(dim=1)[..., None, None]  # no matrix product: autocast would round it
+    return ((x * present - mean) * (var + wide.eps).rsqrt() * weight + bias) * present, present
 
 
 class DynamicSlimmable(Views, SlimmableMobileNet):
@@ -128,18 +117,14 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
         """What chooses: a stage's training may be its alone."""
         return self.blocks[self.gated].first_block.gate.gate
 
-    def name(self, subnet: str) -> str:
-        return self.checked(subnet)
-
-    def parse(self, word: str) -> str:
-        return self.checked(word)
-
     def checked(self, subnet: str | None) -> str:
         known = {None: LARGEST, "uniform_0": SMALLEST, GATE: GATE, **{name: name for name in self.subnets}}
         if subnet not in known:
             there = f"{LARGEST}, {self.subnets[1]} … uniform_0 ({SMALLEST}), {GATE}"
             raise ValueError(f"{subnet!r} is no sub-network: there are {there}")
         return known[subnet]
+
+    name = parse = checked
 
     def forward(self, x: Tensor, subnet: str | None = None, **asked: Any) -> Any:
         if self.checked(subnet) != GATE:
@@ -167,8 +152,7 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
         """Of the gate the most that it may choose: what it does choose depends on the image (`image_macs`)."""
         if subnet != GATE:
             return super().cost(subnet, image_size)
-        gate = sum(parameter.numel() for parameter in self.gate.parameters())
-        return Cost(*(part + gate for part in super().cost(self.routes[-1], image_size)))
+        return Cost(*(part + self.gate[0].weight.numel() for part in super().cost(self.routes[-1], image_size)))
 
     def _run_by(self, subnets: Sequence[str]) -> Sequence[str]:
         """The gate's routes together, since the trunk of one runs for all."""

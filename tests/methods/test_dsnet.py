@@ -141,11 +141,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(method, model, tmp_path, capsys):
     """And is tested with what its images took."""
     data = "--data-path digits --train-images 48 --val-images 20 --train-crop-size 16 --val-resize-size 16"
     line = f"--model slimmable_mbnet_v1_small --method {method} {data} --val-crop-size 16 --batch-size 8 --epochs 2"
-    line = [
-        *line.split(),
-        *["--lr", "0.05", "--checkpoint-steps", "1", "--print-freq", "1", "--calibrate", "2", "--device", "cpu"],
-    ]
-    line += ["--workers", "0"]
+    line = f"{line} --lr 0.05 --checkpoint-steps 1 --print-freq 1 --calibrate 2 --device cpu --workers 0".split()
     if method == "dsnet-gate":
         torch.save(models.build("slimmable_mbnet_v1_small", num_classes=10).state_dict(), tmp_path / "weights.pth")
         line += ["--weights", str(tmp_path / "weights.pth")]
