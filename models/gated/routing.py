@@ -129,7 +129,7 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
     def forward(self, x: Tensor, subnet: str | None = None, **asked: Any) -> Any:
         if self.checked(subnet) != GATE:
             return super().forward(x, subnet, **asked)
-        return self._routed(lambda route: self._view(route).network)(x, **asked)
+        return self._routed()(x, **asked)
 
     def view(self, subnet: str | None = None) -> nn.Module:
         return self._routed(super().view) if subnet == GATE else super().view(subnet)
@@ -139,13 +139,14 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
             return super().extract(subnet)
         return copy.deepcopy(self.view(GATE)).train(self.training)  # the routes go on sharing their weights
 
-    def _routed(self, network: Callable[[str], nn.Module]) -> Routed:
-        return Routed(self.gate, map(network, self.routes), self.training)
+    def _routed(self, view: Callable[[str], nn.Module] | None = None) -> Routed:
+        view = view or (lambda route: self._view(route).network)
+        return Routed(self.gate, map(view, self.routes), self.training)
 
     def image_macs(self, x: Tensor, subnet: str | None = None) -> Tensor | None:
         if subnet != GATE:
             return None
-        routed = self._routed(lambda route: self._view(route).network)
+        routed = self._routed()
         return torch.tensor(routed.operations(x.shape[-1]), dtype=torch.float64, device=x.device)[routed.choices(x)]
 
     def cost(self, subnet: str | None = None, image_size: int | None = None) -> Cost:

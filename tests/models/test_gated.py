@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import models
 from models.gated.routing import DynamicSlimmable
+from utils.flags.evaluation import chosen
 
 WIDTHS = ((4, 8), (8, 12), (12, 20), range(16, 41, 4), range(20, 57, 6))
 NAMES = ["largest", *(f"uniform_{number}" for number in range(6, 0, -1)), "smallest"]
@@ -49,6 +50,8 @@ def test_words_and_what_they_name(model):
     assert torch.equal(model(images(), "uniform_0"), model(images(), "smallest"))
     with pytest.raises(ValueError, match=r"'uniform_7' is no sub-network: there are largest, uniform_6 … uniform_0"):
         model.parse("uniform_7")
+    assert chosen(model, ["all"]) == NAMES
+    assert chosen(model, ["all", "gate"]) == [*NAMES, "gate"]
     costs = [model.cost(name, 16) for name in NAMES]
     assert costs == sorted(costs, reverse=True)
     assert model(images(2), "uniform_6").ne(model(images(2))).all(), "before the gate it is narrow"

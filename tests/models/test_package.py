@@ -24,6 +24,7 @@ with torch.no_grad():
 assert network.cost(network.base_net, 64).macs < network.cost(image_size=64).macs
 assert ad.zoo.named("DEFAULT", "resnet50") is ad.zoo.ResNet50_ADN_Weights.V2
 assert ad.build("swin_t").num_skippable_stages == 4
+assert ad.build("slimmable_mbnet_v1_small").parse("uniform_0") == "smallest"
 assert ad.calibrate(network, [images]) == network.calibrate([images]) > 0
 torch.save(network.state_dict(), "weights.pth")
 ad.load_state(network, ad.model_state(ad.read_checkpoint("weights.pth")))
@@ -57,7 +58,9 @@ def test_the_package_is_installed_and_works_where_nothing_else_is(tmp_path: Path
     run(sys.executable, "-m", "pip", "install", *options.split(), "--target", site, source)
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"adaptive_depth"}
-    installed = {path.name for path in (site / "adaptive_depth").iterdir()}
-    assert installed == {path.name for path in (ROOT / "models").glob("*.py")}
+    there, here = site / "adaptive_depth", ROOT / "models"
+    assert {path.relative_to(there) for path in there.rglob("*.py")} == {
+        p.relative_to(here) for p in here.rglob("*.py")
+    }
     printed = run(sys.executable, "-c", USE, cwd=empty, env={**ENVIRONMENT, "PYTHONPATH": str(site)})
     assert printed.splitlines() == ["", str(site / "adaptive_depth" / "__init__.py")]
