@@ -45,6 +45,10 @@ class WithStatistics(ManyNetworks):
         """The sub-networks that a file with these words may have statistics of."""
         return self.subnets
 
+    def _run_by(self, subnets: Sequence[Any]) -> Sequence[Any]:
+        """The sub-networks whose statistics an evaluation of these uses."""
+        return subnets
+
     def _keep(self, statistics: Statistics) -> None:
         self._statistics = statistics
         self._select()
@@ -71,7 +75,7 @@ class WithStatistics(ManyNetworks):
         Several processes take a share of the batches each; `reduce` sums a tensor over them. Images are on the model's
         device, and precision is the caller's (autocast around it). Returns the number of norms, 0 if there are none.
         """
-        wanted = self.subnets if subnets is None else [self.checked(subnet) for subnet in subnets]
+        wanted = self._run_by(self.subnets if subnets is None else [self.checked(subnet) for subnet in subnets])
         statistics = _blank(self, wanted)
         buffers = [buffer for norms in statistics.values() for norm in norms.values() for buffer in norm.values()]
         if not buffers:

@@ -30,7 +30,8 @@ def read_weights(path: Path, name: str | None = None, model: str | None = None, 
     """What `path` holds; `name` is that of released weights, `model` whose they should be, `ema` asks for averages."""
     content, source = read_checkpoint(path), str(path)
     state = model_state(content, ema=ema, source=source)
-    settings = settings_of(content, SETTINGS, source) | zoo.settings(name, model)
+    theirs = "state_dict" in content  # timm's layout, whose arguments are other commands'
+    settings = settings_of({} if theirs else content, SETTINGS, source) | zoo.settings(name, model)
     settings = {name: value for name, value in settings.items() if value is not None}
     if model not in (None, settings.get("model", model)):
         raise WeightsError(f"{source}: is of --model {settings['model']}, not {model}")

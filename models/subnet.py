@@ -85,6 +85,10 @@ class ManyNetworks(nn.Module):
         """Of one square image (by default of the network's own size, or 224)."""
         return cost(self.view(subnet), image_size or getattr(self, "image_size", 224))
 
+    def image_macs(self, x: Tensor, subnet: Any = None) -> Tensor | None:
+        """Of each of these images the multiply-accumulates; None if all cost the same, which `cost` says."""
+        return None
+
 
 def cost(network: nn.Module, image_size: int) -> Cost:
     """The cost of an ordinary network. Nothing is computed: its tensors are taken as shapes alone."""

@@ -131,11 +131,13 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = 
 
     With `ema` the averaged weights of a checkpoint; a plain state dict is what it is.
     """
-    if isinstance(checkpoint.get("model"), Mapping):
-        name = "model_ema" if ema else "model"
-        if name not in checkpoint:
-            raise WeightsError(f"{source}: has no averaged weights ('model_ema'); leave out --model-ema to use 'model'")
-        checkpoint = checkpoint[name]
+    for name in ("model", "state_dict"):  # ours and torchvision's, or timm's
+        if isinstance(checkpoint.get(name), Mapping):
+            if ema and f"{name}_ema" not in checkpoint:
+                missing = f"has no averaged weights ('{name}_ema')"
+                raise WeightsError(f"{source}: {missing}; leave out --model-ema to use '{name}'")
+            checkpoint = checkpoint[f"{name}_ema" if ema else name]
+            break
     state = {WRAPPERS.sub("", name): value for name, value in checkpoint.items() if name != "n_averaged"}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{source}: neither a state dict nor a checkpoint with one under 'model'")

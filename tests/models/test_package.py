@@ -24,6 +24,7 @@ with torch.no_grad():
 assert network.cost(network.base_net, 64).macs < network.cost(image_size=64).macs
 assert ad.zoo.named("DEFAULT", "resnet50") is ad.zoo.ResNet50_ADN_Weights.V2
 assert ad.build("swin_t").num_skippable_stages == 4
+assert ad.build("slimmable_mbnet_v1_small").parse("uniform_0") == "smallest"
 assert ad.calibrate(network, [images]) == network.calibrate([images]) > 0
 torch.save(network.state_dict(), "weights.pth")
 ad.load_state(network, ad.model_state(ad.read_checkpoint("weights.pth")))

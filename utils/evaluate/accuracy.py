@@ -32,6 +32,7 @@ class Result:
     correct5: int
     loss: float  # mean cross entropy
     corrupt: tuple[str, ...] = ()  # files that could not be decoded and were left out
+    macs: float | None = None  # mean of an image, where images differ in it
 
     @property
     def top1(self) -> float:
@@ -42,7 +43,8 @@ class Result:
         return 100.0 * self.correct5 / self.images if self.images else 0.0
 
     def __str__(self) -> str:
-        return f"Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f}"
+        spent = "" if self.macs is None else f" at {self.macs / 1e9:.4f} GMACs an image"
+        return f"Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f}{spent}"
 
 
 def evaluate(
@@ -60,8 +62,8 @@ def evaluate(
     reported and left out, or with on_corrupt="error" are a UserError in every process. `keep` is given each batch's
     logits, if anybody wants them.
     """
-    # right at once, right in five, loss; integers are exact in a double up to 2^53
-    sums = torch.zeros(len(subnets), 3, dtype=torch.float64, device=next(model.parameters()).device)
+    # right at once, right in five, loss, cost; integers are exact in a double up to 2^53
+    sums = torch.zeros(len(subnets), 4, dtype=torch.float64, device=next(model.parameters()).device)
     images, corrupt = 0, []
     off = None if is_main() else True
     bar = tqdm(on_device(loader), desc="evaluating", total=len(loader), unit="batch", leave=False, disable=off)
@@ -76,7 +78,9 @@ def evaluate(
             for row, logits in enumerate(found):
                 hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
                 loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
-                sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss])
+                macs = model.image_macs(batch.images, subnets[row])
+                spent = loss.new_zeros(()) if macs is None else macs.sum()
+                sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss, spent])
             images += len(batch.images)
             if keep:
                 keep(found)
@@ -87,8 +91,10 @@ def evaluate(
     if images != expected:
         raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
     return {
-        subnet: Result(int(images), int(right1), int(right5), loss / max(images, 1), names)
-        for subnet, right1, right5, loss in zip(subnets, flat[::3], flat[1::3], flat[2::3], strict=True)
+        subnet: Result(
+            int(images), int(right1), int(right5), loss / max(images, 1), names, macs / max(images, 1) or None
+        )
+        for subnet, right1, right5, loss, macs in zip(subnets, *(flat[kind::4] for kind in range(4)), strict=True)
     }
 
 

@@ -14,7 +14,7 @@ from torchvision import __version__ as vision_version
 
 from utils.data.loading import Batch, Data
 from utils.evaluate import picture, table
-from utils.evaluate.accuracy import evaluate
+from utils.evaluate.accuracy import Result, evaluate
 from utils.evaluate.latency import latencies
 from utils.evaluate.predictions import Predictions
 from utils.evaluate.table import Budget, Row
@@ -63,13 +63,18 @@ def test(
     if rows:
         facts |= {"images": result.images, "corrupt": list(result.corrupt)}
         found = zip(rows, results.values(), strict=True)
-        rows = [replace(row, top1=result.top1, top5=result.top5) for row, result in found]
+        rows = [replace(row, top1=result.top1, top5=result.top5, **_spent(result)) for row, result in found]
         rows.sort(key=lambda row: (row.gmacs, row.params_m))
         on_main(lambda: _write(args, machine.device, rows, facts, others))
         if budget:
             log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
         kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
+
+
+def _spent(result: Result) -> dict[str, float]:
+    """What the images took of a sub-network that spends more on some than on others."""
+    return {} if result.macs is None else {"gmacs": result.macs / 1e9}
 
 
 def _to_compare(args: argparse.Namespace, published: Published) -> dict[str, picture.Points]:

@@ -39,14 +39,19 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(model: Any, words: Sequence[str] | None) -> list[Hashable]:
-    """The sub-networks that the words of --skip-cfg name, each once; the largest where nothing is said."""
+    """The sub-networks that the words of --skip-cfg name, each once; the largest where nothing is said.
+
+    `all` are those of `subnets`; a network may know others by name, which can stand beside.
+    """
     if not words:
         return [model.subnets[0]]
-    if list(words) == ["all"]:
-        return list(model.subnets)
     if all(word in LETTERS for word in words):  # one word per stage: True True False, or T T F, is the one word TTF
         words = ["".join(LETTERS[word] for word in words)]
     try:
+        if words[0] == "all":
+            beside = list(map(model.parse, words[1:]))
+            if not any(subnet in model.subnets for subnet in beside):
+                return list(dict.fromkeys([*model.subnets, *beside]))
         return list(dict.fromkeys(model.parse(word) for word in words))
     except ValueError as error:
         raise UserError(f"--skip-cfg: {error}") from None
