@@ -121,8 +121,8 @@ def adapt(network: nn.Module, image: Tensor, norms: tuple[type[nn.Module], ...] 
     """
     training = network.training
     expected, calls = probe.watch(network, image)
-    network.train(training)
     stages = probe.stages(network, calls)
+    network.train(training)
     if not stages:
         kinds = ", ".join(sorted(probe.misfits(network, calls)))
         why = f": {kinds} keep the shape, but do not give back what they get when they have no weights" if kinds else ""

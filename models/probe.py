@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .selection import with_children
+
 LISTS = (nn.Sequential, nn.ModuleList)
 QUARTERS = 4  # a network of one stage, as transformers are, is parted into so many
 
@@ -84,11 +86,22 @@ def refines(block: nn.Module, call: Call) -> bool:
     """
     if not any(True for _ in block.parameters()) or not keeps_shape(call):
         return False
+    left = (_without_weights(block, call, names) for names in (("weight", "bias"), ()))
+    return any(_proportional(found, given) for found in left for given in (call.inputs[0], call.inputs[0].relu()))
+
+
+def _without_weights(block: nn.Module, call: Call, names: tuple[str, ...]) -> Tensor:
+    """What a block gives without its parameters of these names, or of all: others may scale what it adds to."""
     blank = copy.deepcopy(block).eval()
-    for parameter in blank.parameters():
-        parameter.zero_()
-    left = blank(*(value.clone() if isinstance(value, Tensor) else value for value in call.inputs), **call.named_inputs)
-    return any(_proportional(left, given) for given in (call.inputs[0], call.inputs[0].relu()))
+    for name, parameter in blank.named_parameters():
+        if not names or name.rpartition(".")[2] in names:
+            parameter.zero_()
+    return _again(blank, call)
+
+
+def _again(module: nn.Module, call: Call) -> Tensor:
+    inputs = (value.clone() if isinstance(value, Tensor) else value for value in call.inputs)
+    return module(*inputs, **call.named_inputs)
 
 
 def _proportional(left: Tensor, given: Tensor) -> bool:
@@ -136,11 +149,25 @@ def _within(module: nn.Module, name: str, calls: Calls) -> Iterator[Stage]:
     """Of the module's own list, or else of those further inside."""
     children = {f"{name}.{key}".lstrip("."): child for key, child in module.named_children()}
     own = list(_of_list(children, calls)) if _is_list(module) and children.keys() <= calls.keys() else []
+    own = own if isinstance(module, LISTS) or _runs_without(module, name, own, calls) else []
     yield from own
     used = {block for stage in own for block in stage.blocks}
     for key, child in children.items():
         if key not in used:
             yield from _within(child, key, calls)
+
+
+@torch.no_grad()
+def _runs_without(module: nn.Module, name: str, own: list[Stage], calls: Calls) -> bool:
+    """Whether a module that is not known as a list runs what it holds as one: then it misses nothing."""
+    if not own or name not in calls:
+        return False
+    skippable = {block.rpartition(".")[2] for stage in own for block in stage.skippable}
+    shorter = with_children(module, {key: child for key, child in module._modules.items() if key not in skippable})
+    try:
+        return _again(shorter, calls[name]).shape == calls[name].shape
+    except AttributeError:
+        return False
 
 
 def _of_list(children: dict[str, nn.Module], calls: Calls) -> Iterator[Stage]:

@@ -46,6 +46,26 @@ class Chain(nn.Module):
         return x
 
 
+class Pair(nn.Module):
+    """Holds modules of one kind, but is no list of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = row(4, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x))
+
+
+class Scaled(Block):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.act(self.norm(self.conv(x)))
+
+
 class Network(nn.Module):
     def __init__(self, body: nn.Module, width: int) -> None:
         super().__init__()
@@ -80,6 +100,8 @@ def found(network: nn.Module) -> list[tuple[str, str]]:
         (nn.Sequential(Block(4, 9), *(Block(9, 9, gate=0.5) for _ in range(3))), [("0 1 2 3", "2 3")]),
         (nn.Sequential(nn.Conv2d(4, 9, 1), nn.Sequential(*row(9, 9, 9, 9))), [("0 1 2", "2")]),
         (nn.Sequential(Block(4, 9), Unlike(9, 9), Block(9, 9), Unlike(9, 9)), []),
+        (nn.Sequential(Scaled(), Scaled(), Block(4, 9)), [("0 1", "1")]),
+        (nn.Sequential(Pair(), Block(4, 9)), []),
     ],
 )
 def test_stages(body: nn.Module, stages: list) -> None:
@@ -144,6 +166,14 @@ def test_what_modules_keep_of_their_weights_is_not_used_after_a_step() -> None:
     for parameter in model.train().parameters():
         parameter += 0.1
     assert torch.equal(model.eval()(image(), model.base_net), model.extract(model.base_net).train().eval()(image()))
+
+
+def test_the_network_keeps_its_statistics_while_its_stages_are_found() -> None:
+    network = Network(Chain(b1=Block(4, 4), b2=Block(4, 4)), 4)
+    before = copy.deepcopy(network.state_dict())
+    model = adapt(network, image())
+    assert model.training
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
 def test_names_that_mean_something_here_are_refused() -> None:
