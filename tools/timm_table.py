@@ -25,8 +25,8 @@ HEAD = """# Depth on timm's networks
 
 Written by `python -m tools.timm_table` with timm {timm}: of each of its module files the smallest network that
 is accepted, else the smallest (of the {tried} whose names sound smallest; toys called test_ come last), none above
-{most:g} million parameters. A stage of 3+2 blocks has three mandatory and two skippable ones. GMACs are those of an image
-of so many pixels, with 1000 classes. A refusal is what `models.build("timm:NAME")` says.
+{most:g} million parameters. A stage of 3+2 blocks has three mandatory and two skippable ones. GMACs are those of an
+image of so many pixels, with 1000 classes. A refusal is what `models.build("timm:NAME")` says.
 
 Of {all} files {accepted} have a network that is accepted.
 
