@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import skip as skips
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, Stage, add_twins, rebuild, select, with_buffers
-from .skip import Skip
+from .skip import ByStage, Skip
 from .subnet import ManyNetworks
 
 
@@ -41,7 +41,7 @@ class Selected(NamedTuple):
 MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that its copies make for themselves
 
 
-class AdaptiveDepth(WithStatistics):
+class AdaptiveDepth(ByStage, WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
     settings: ClassVar[tuple[str, ...]] = (
@@ -166,28 +166,6 @@ class AdaptiveDepth(WithStatistics):
     @property
     def num_skippable_stages(self) -> int:
         return self._selected.stages
-
-    @property
-    def super_net(self) -> Skip:
-        return (False,) * self.num_skippable_stages
-
-    @property
-    def base_net(self) -> Skip:
-        return (True,) * self.num_skippable_stages
-
-    @property
-    def subnets(self) -> list[Skip]:
-        """All 2^N, from the super-net to the base-net."""
-        return list(itertools.product((False, True), repeat=self.num_skippable_stages))
-
-    def name(self, skip: Sequence[bool]) -> str:
-        return skips.name(skip)
-
-    def parse(self, word: str) -> Skip:
-        return skips.parse(word, self.num_skippable_stages)
-
-    def checked(self, skip: Sequence[bool] | None) -> Skip:
-        return self.super_net if skip is None else skips.checked(skip, self.num_skippable_stages)
 
     def forward(
         self, x: Tensor, skip: Sequence[bool] | None = None, return_features: bool = False

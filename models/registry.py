@@ -12,6 +12,7 @@ from .subnet import ManyNetworks
 from .weights import WeightsError
 
 MODELS: dict[str, Callable[..., ManyNetworks]] = {}
+SOURCES: dict[str, Callable[[str], Callable[..., ManyNetworks]]] = {}  # of networks called `source:name`
 
 
 def network(name: str, family: type[ManyNetworks], *arguments: Any, **settings: Any) -> Callable[..., ManyNetworks]:
@@ -47,11 +48,12 @@ def build(name: str, **settings: Any) -> ManyNetworks:
 
     `image_size` binds only networks of a fixed image size; the others take any.
     """
-    if name not in MODELS:
+    source, _, theirs = name.partition(":")
+    if name not in MODELS and not (theirs and source in SOURCES):
         near = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(MODELS)}"
         raise ValueError(f"unknown model {name!r}; {hint}")
-    make = MODELS[name]
+    make = SOURCES[source](theirs) if theirs else MODELS[name]
     given = {setting: value for setting, value in settings.items() if value is not None}
     of_others = {setting for other in MODELS.values() for setting in other.settings} - {*make.settings, "image_size"}
     for setting in given.keys() & of_others:

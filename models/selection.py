@@ -69,7 +69,7 @@ def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> 
 
 def with_buffers(norm: nn.Module, buffers: dict[str, Tensor]) -> nn.Module:
     """A copy of a norm, in evaluation mode, that shares its weights and has these running statistics."""
-    new = with_children(norm, {})
+    new = with_children(norm, norm._modules)  # some have an activation
     new.__dict__.update(_buffers=buffers, training=False)
     return new
 

@@ -1,5 +1,6 @@
 """What a `skip` is: a bool per stage, True skips the stage's second half; in a word, "TTFF". Pure Python."""
 
+import itertools
 from collections.abc import Sequence
 
 Skip = tuple[bool, ...]
@@ -43,3 +44,31 @@ def parse(word: str, stages: int) -> Skip:
 def prefixes(skip: Skip) -> list[Skip]:
     """Of what a sub-network runs: before the stages, in each, and behind them, where the last flag holds again."""
     return [(*skip, skip[-1])[:length] for length in range(len(skip) + 2)]
+
+
+class ByStage:
+    """Of the contract of many networks, what follows from their being named by a `skip`: all 2^N of them."""
+
+    num_skippable_stages: int
+
+    @property
+    def super_net(self) -> Skip:
+        return (False,) * self.num_skippable_stages
+
+    @property
+    def base_net(self) -> Skip:
+        return (True,) * self.num_skippable_stages
+
+    @property
+    def subnets(self) -> list[Skip]:
+        """From the super-net to the base-net."""
+        return list(itertools.product((False, True), repeat=self.num_skippable_stages))
+
+    def name(self, skip: Sequence[bool]) -> str:
+        return name(skip)
+
+    def parse(self, word: str) -> Skip:
+        return parse(word, self.num_skippable_stages)
+
+    def checked(self, skip: Sequence[bool] | None) -> Skip:
+        return self.super_net if skip is None else checked(skip, self.num_skippable_stages)

@@ -36,6 +36,7 @@ class Views(WithStatistics):
     """Put before an ordinary network whose modules may have `at`. A family says which sub-networks there are."""
 
     settings: ClassVar[tuple[str, ...]] = ()  # of the command's settings of networks, those that a family knows
+    of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
     _compiling: Mapping[str, Any] | None = None  # options of torch.compile
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,6 +58,10 @@ class Views(WithStatistics):
             copied.__dict__["training"] = module.training
         return view
 
+    def _children(self, module: nn.Module, name: str, subnet: Hashable) -> dict[str, nn.Module | None]:
+        """What a module without `at` holds in this sub-network. A family may leave some out, or take others."""
+        return module._modules
+
     def _made(self, subnet: Hashable, own: bool) -> View:
         copies: list[tuple[nn.Module, nn.Module]] = []
         statistics, norms = self._statistics[subnet] if own else {}, []
@@ -67,7 +72,8 @@ class Views(WithStatistics):
                 runs = module.at(subnet)
             else:
                 prefix = f"{name}." if name else ""
-                children = {key: child and at(child, prefix + key) for key, child in module._modules.items()}
+                chosen = self._children(module, name, subnet)
+                children = {key: child and at(child, prefix + key) for key, child in chosen.items()}
                 runs = module if children == module._modules and name else with_children(module, children)
             if name in statistics:
                 runs = with_buffers(runs, statistics[name])
@@ -78,7 +84,7 @@ class Views(WithStatistics):
             return runs
 
         network = at(self, "")
-        for attribute in (*MADE_HERE, "_statistics"):
+        for attribute in (*MADE_HERE, "_statistics", *self.of_family):
             network.__dict__.pop(attribute, None)
         lineage = type(self).__mro__
         network.__class__ = lineage[lineage.index(ManyNetworks) + 1]

@@ -145,8 +145,9 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = 
 
 
 def classifier(state: Mapping[str, Tensor]) -> str:
-    """The name of the classifier in a network's state dict: of its matrices the last."""
-    names = [name for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
+    """The name of the classifier in a network's state dict: of its matrices, or convolutions of one pixel, the last."""
+    matrices = (name for name, value in state.items() if value.ndim > 1 and value.shape[2:].numel() == 1)
+    names = [name for name in matrices if name.endswith(".weight")]
     return names[-1].removesuffix(".weight") if names else ""
 
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first: of batch and instance
 # Embeddings of transformers by parameter name, in the order of their groups.
 EMBEDDINGS = ("class_token", "pos_embedding", "position_embedding", "relative_position_bias_table")
+EMBEDDINGS += ("cls_token", "reg_token", "pos_embed")  # as timm calls them
 
 
 def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:

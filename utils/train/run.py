@@ -74,8 +74,11 @@ def make_run(
 
 def with_sync_bn(model: nn.Module, device: torch.device) -> nn.Module:
     """Batch norms over all processes, for --sync-bn."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
         raise UserError("--sync-bn: this network has no batch norms; leave the flag out")
+    if any(True for norm in norms for _ in norm.children()):  # torch would replace the norm with what it holds
+        raise UserError("--sync-bn: this network's batch norms hold an activation, which torch's lack; leave it out")
     if processes.world_size() == 1:
         log.info("--sync-bn: one process, there is nothing to synchronise")
         return model
