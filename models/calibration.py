@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .subnet import ManyNetworks
+from .subnet import Images, ManyNetworks
 from .weights import WeightsError
 
 Statistics = Mapping[Hashable, dict[str, dict[str, Tensor]]]  # by key and by the name of a norm: its buffers
@@ -41,6 +41,10 @@ class WithStatistics(ManyNetworks):
         """The key as files say it."""
         raise NotImplementedError
 
+    def _said(self, words: Iterable[str]) -> Sequence[Hashable]:
+        """The sub-networks of whose statistics these could be the words."""
+        return self.subnets
+
     def _keep(self, statistics: Statistics) -> None:
         self._statistics = statistics
         self._select()
@@ -56,7 +60,7 @@ class WithStatistics(ManyNetworks):
     @torch.no_grad()
     def calibrate(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Images],
         subnets: Sequence[Any] | None = None,
         reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> int:
@@ -93,7 +97,7 @@ class WithStatistics(ManyNetworks):
 
     def load_statistics(self, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
         """Take over what `self.statistics()` gave, or change nothing and say what does not fit."""
-        statistics = _blank(self, self.subnets)
+        statistics = _blank(self, self._said(saved))
         known = _by_name(self, statistics)
         problem = f"{source}: its statistics do not fit {type(self).__name__}"
         way_out = "leave them out, or estimate them anew for this network"
@@ -142,7 +146,7 @@ def _zeros(norm: nn.Module) -> dict[str, Tensor]:
 
 
 def _sums(
-    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Tensor], subnets: list[Any]
+    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Images], subnets: list[Any]
 ) -> Tensor:
     """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
     walker = copy.copy(model)  # with sub-paths of its own

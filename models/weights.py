@@ -111,6 +111,8 @@ def model_state(checkpoint: Mapping[str, Any], ema: bool = False, source: str = 
         if name not in checkpoint:
             raise WeightsError(f"{source}: has no averaged weights ('model_ema'); leave out --model-ema to use 'model'")
         checkpoint = checkpoint[name]
+    elif isinstance(checkpoint.get("state_dict"), Mapping):  # as torch's ImageNet example wrote it
+        checkpoint = checkpoint["state_dict"]
     state = {WRAPPERS.sub("", name): value for name, value in checkpoint.items() if name != "n_averaged"}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{source}: neither a state dict nor a checkpoint with one under 'model'")

@@ -57,7 +57,10 @@ def test_the_package_is_installed_and_works_where_nothing_else_is(tmp_path: Path
     run(sys.executable, "-m", "pip", "install", *options.split(), "--target", site, source)
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"adaptive_depth"}
-    installed = {path.name for path in (site / "adaptive_depth").iterdir()}
-    assert installed == {path.name for path in (ROOT / "models").glob("*.py")}
+    installed, sources = (
+        {path.relative_to(folder) for path in folder.rglob("*.py")}
+        for folder in (site / "adaptive_depth", ROOT / "models")
+    )
+    assert installed == sources
     printed = run(sys.executable, "-c", USE, cwd=empty, env={**ENVIRONMENT, "PYTHONPATH": str(site)})
     assert printed.splitlines() == ["", str(site / "adaptive_depth" / "__init__.py")]
