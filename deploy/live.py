@@ -116,8 +116,9 @@ class Images:
         """Whether each answer is right."""
         if option.subnet not in self.subnets:
             self.subnets[option.subnet] = self.model.parse(option.subnet)
-        places = torch.tensor(requests, device=self.images.device) % len(self.images)
-        logits: Tensor = self.model(self.images[places], self.subnets[option.subnet])
+        subnet = self.subnets[option.subnet]
+        places = torch.tensor(requests, device=self.targets.device) % len(self.targets)
+        logits: Tensor = self.model(self.model.images_for(self.images, subnet)[places], subnet)
         return (logits.argmax(1) == self.targets[places]).tolist()
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 import models
 from deploy.switch import Wanted
 from models import SHAPE
-from presets import IMAGENET_MEAN, IMAGENET_STD
+from presets import COLOURS
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.files import as_user_error
@@ -37,9 +37,9 @@ def prepare(args: argparse.Namespace) -> Wanted:
     name = args.model or saved.settings.get("model")
     if not name:
         raise UserError(f"{path}: does not say of which network it is: give --model")
-    image = image_of(saved.settings, args.image_size)
-    model, classes = network(args, name, image["size"], saved)
+    model, classes = network(args, name, image_of(saved.settings, args.image_size)["size"], saved)
     subnets = chosen(model, args.skip_cfg)
+    image = image_of(saved.settings, args.image_size or (model.size(subnets[0]) if len(subnets) == 1 else None))
     batch = args.batch or (1 if args.format == "executorch" else "dynamic")
     dynamic = batch == "dynamic"
     facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table), "skip": SPELLING}
@@ -54,7 +54,8 @@ def image_of(settings: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     crop, resize = settings.get("val_crop_size") or 224, settings.get("val_resize_size") or 256
     size = size or crop
     rule = {"size": size, "resize": round(size * resize / crop), "interpolation": settings.get("interpolation")}
-    return rule | {"interpolation": rule["interpolation"] or "bilinear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    mean, std = COLOURS[settings.get("normalize") or "imagenet"]
+    return rule | {"interpolation": rule["interpolation"] or "bilinear", "mean": mean, "std": std}
 
 
 def network(
@@ -66,9 +67,9 @@ def network(
     if len(classes) != count:
         problem = f"names {len(classes)} classes, but its weights are for {count}: it is damaged"
         raise UserError(f"{saved.source}: {problem}")
-    shape = {key: getattr(args, key) or saved.settings.get(key) for key in SHAPE}
+    shape = {key: getattr(args, key, None) or saved.settings.get(key) for key in SHAPE}
     try:
-        twins = not saved.settings.get("no_switchable_norms")
+        twins = False if saved.settings.get("no_switchable_norms") else None
         model = models.build(name, num_classes=count, image_size=size, switchable_norms=twins, **shape)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {name}: {error}") from None
@@ -90,7 +91,7 @@ def rows(
     unmeasured = {"top1": None, "top5": None}
     listed = []
     for skip in subnets:
-        word, cost = model.name(skip), model.cost(skip, size)
+        word, cost = model.name(skip), model.cost(skip, model.size(skip) or size)
         costs = {"gmacs": cost.macs / 1e9, "params_m": cost.parameters / 1e6}
         listed.append({"name": word, "skip": skip, **costs, **accuracies.get(word, unmeasured)})
     return listed
@@ -178,5 +179,5 @@ def pictures(count: int, size: int) -> Tensor:
     """Smooth colours, as photographs are, from black to white."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
     fine = interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in COLOURS["imagenet"])
     return (fine - mean) / std

@@ -34,7 +34,10 @@ def parser(methods: ModuleType) -> Parser:
     add("--init-from", metavar="FILE|NAME", help=plain)
     data_flags(parser)
     group = parser.add_argument_group("method and self-distillation")
-    alone = "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them"
+    alone = (
+        "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them; "
+        "san: every resolution in every step"
+    )
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)
     _optimization_flags(parser)
