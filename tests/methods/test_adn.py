@@ -49,7 +49,7 @@ def test_one_network_alone_is_one():
         Individual(settings(skip_cfg=["all"]), tiny("resnet18"))
     with pytest.raises(UserError, match=r"--skip-cfg: 'TTF' has 3 flags"):
         Individual(settings(skip_cfg=["TTF"]), tiny("resnet18"))
-    assert set(METHODS) == {"adn", "individual", "drawn"}
+    assert set(METHODS) == {"adn", "individual", "drawn", "san"}
     assert torch.is_grad_enabled()
 
 
