@@ -10,7 +10,7 @@ a quarter of the bytes travel, and the workers' cores are left to decoding.
 import struct
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+COLOURS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "none": ((0.0,) * 3, (1.0,) * 3)}  # by --normalize
 MEAN_COLOUR = [round(255 * mean) for mean in IMAGENET_MEAN]
 
 # Whatever PIL and libjpeg raise on files that are not the images they claim to be.
@@ -58,17 +59,31 @@ def decode_tensor(path: str | bytes) -> Tensor:
 DECODERS: dict[str, Callable[[str | bytes], Image]] = {"pil": decode_pil, "tensor": decode_tensor}
 
 
-def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
+class RandomZoom(v2.RandomResizedCrop):
+    """The crop alone, of any size: each view resizes it to its own."""
+
+    def transform(self, inpt: Image, params: dict) -> Image:
+        return self._call_kernel(v2.functional.crop, inpt, **params)
+
+
+def train_transform(args: Namespace, zoom: bool = True) -> Callable[[Image], Tensor | list[Tensor]]:
     """Decoded image -> uint8 tensor. Without `zoom` (CIFAR, …) an image is shifted by up to an eighth instead.
+
+    With several --sizes one crop becomes a view of each size, flipped and augmented by itself.
 
     The reference erases after normalisation, with 0; here the bytes are erased with the mean colour, which becomes that
     0 to within half a grey level.
     """
     size, interpolation = args.train_crop_size, v2.InterpolationMode(args.interpolation)
+    views = [_view(args, side, interpolation) for side in args.sizes or [size]]
     if zoom:
-        steps = [v2.RandomResizedCrop(size, interpolation=interpolation)]
-    else:
-        steps = [v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8)]
+        return v2.Compose([RandomZoom(size), several(views)])
+    return v2.Compose([v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8), several(views)])
+
+
+def _view(args: Namespace, size: int, interpolation: v2.InterpolationMode) -> v2.Compose:
+    """A crop -> uint8 tensor."""
+    steps = [v2.Resize((size, size), interpolation)]
     if args.hflip_prob > 0:
         steps.append(v2.RandomHorizontalFlip(args.hflip_prob))
     # torchvision turns and shears tensors bilinearly at best: with bicubic PIL does it, as in the reference.
@@ -86,8 +101,17 @@ def train_transform(args: Namespace, zoom: bool = True) -> v2.Compose:
         steps.extend([v2.ToPILImage(), augment] if bicubic else [partial(_without_onednn, augment)])
     steps.append(v2.PILToTensor())
     if args.random_erase > 0:
-        steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR))
+        steps.append(v2.RandomErasing(args.random_erase, value=MEAN_COLOUR if args.normalize == "imagenet" else 0))
     return v2.Compose(steps)
+
+
+def several(transforms: Sequence[Callable[[Image], Tensor]]) -> Callable[[Image], Tensor | list[Tensor]]:
+    """Of one image a view by each of these; a single one is given as it is."""
+    return transforms[0] if len(transforms) == 1 else partial(_each, transforms)
+
+
+def _each(transforms: Sequence[Callable[[Image], Tensor]], image: Image) -> list[Tensor]:
+    return [transform(image) for transform in transforms]
 
 
 def _without_onednn(augment: v2.Transform, image: Image) -> Image:
@@ -104,6 +128,12 @@ def eval_transform(resize_size: int = 256, crop_size: int = 224, interpolation: 
     """Decoded image -> uint8 tensor: the shorter side resized, the centre cropped."""
     resize = v2.Resize(resize_size, v2.InterpolationMode(interpolation))
     return v2.Compose([resize, v2.CenterCrop(crop_size), v2.PILToTensor()])
+
+
+def test_transform(args: Namespace, sizes: Sequence[int]) -> Callable[[Image], Tensor | list[Tensor]]:
+    """The views of these sizes, each resized and cropped as --val-resize-size and --val-crop-size are to each other."""
+    resized = {size: size * args.val_resize_size // args.val_crop_size for size in sizes}
+    return several([eval_transform(resize, size, args.interpolation) for size, resize in resized.items()])
 
 
 class ToFloat(nn.Module):

@@ -16,9 +16,10 @@ if __name__ == "__main__":
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
 
 import models
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    fill_defaults(args, methods.defaults(args))
+    fill_defaults(args, methods.defaults(args), usual_sizes(args))
     data = load_data(args)
     loaders = run.make_loaders(args, data)
     machine = start(args)
@@ -64,8 +65,9 @@ def train(args: argparse.Namespace) -> int:
     if saved:
         logging.info("Starting from %s: %s", saved.source, saved.about)
     setup.refuse_another_size(model, args.val_crop_size)
-    setup.refuse_single_values(model, loaders.batches.batch_size, args.train_crop_size)
+    setup.refuse_single_values(model, loaders.batches.batch_size, min(args.sizes or [args.train_crop_size]))
     method = methods.METHODS[args.method](args, model)
+    setup.refuse_other_views(model, method.tested.values(), args.sizes or [args.val_crop_size])
     training = run.make_run(args, machine, data.classes, model, method)
     if args.teacher:
         method.outside = teacher(args, data.classes).to(machine.device)
@@ -77,8 +79,9 @@ def train(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     """--test-only: one sub-network, several, or the best within a budget."""
     saved = saved_weights(args)
-    fill_defaults(args, saved.settings if saved else {})
-    data = load_data(args)
+    known = saved.settings if saved else {}
+    fill_defaults(args, known, usual_sizes(args, known))
+    data = load_data(args, tested_sizes(args))
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
     loader = eval_loader(data, args, processes.rank(), processes.world_size())
@@ -103,8 +106,8 @@ def predict_images(args: argparse.Namespace) -> int:
     saved = saved_weights(args)
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
-    fill_defaults(args, saved.settings)
-    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
+    fill_defaults(args, saved.settings, usual_sizes(args, saved.settings))
+    transform = presets.test_transform(args, tested_sizes(args) or [args.val_crop_size])
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     data = predict.images_at(Path(args.predict), classes, transform)
     loader = eval_loader(data, args)
@@ -150,7 +153,7 @@ def read_checkpoint(path: Path) -> dict:
 def start(args: argparse.Namespace) -> setup.Machine:
     """Join the other processes, if any, and say what this one computes with."""
     device = processes.join(setup.choose_device(args.device))
-    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
+    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None, args.normalize)
 
 
 def use_statistics(
@@ -163,8 +166,7 @@ def use_statistics(
     """Give the network running statistics of each sub-network's own, by `images` or its file; which, in words."""
     if images:
         on_device = machine.place(model, args.channels_last)
-        subnets = list(dict.fromkeys([*model.subnets, *chosen(model, args.skip_cfg)]))
-        norms = calibration.calibrate(model, images, on_device, args.on_corrupt, subnets)
+        norms = calibration.calibrate(model, images, on_device, args.on_corrupt, tested(args, model))
         return "each sub-network's own, estimated now" if norms else "none, there are no batch norms"
     if saved and saved.statistics and args.calibrate is None:
         model.load_statistics(saved.statistics, saved.source)
@@ -181,14 +183,29 @@ def teacher(args: argparse.Namespace, classes: list[str]) -> models.teacher.Teac
     return found
 
 
+def usual_sizes(args: argparse.Namespace, known: Mapping[str, object] = {}) -> Sequence[int] | None:
+    """Of a network of several resolutions, on which it is usually trained."""
+    return getattr(models.MODELS.get(args.model or known.get("model")), "sizes", None)
+
+
+def tested(args: argparse.Namespace, model: models.ManyNetworks) -> list[Hashable]:
+    """The sub-networks that --skip-cfg names or, if statistics are estimated, these and all."""
+    everything = model.subnets if args.calibrate or table.Budget.of(args) else []
+    return list(dict.fromkeys([*everything, *chosen(model, args.skip_cfg)]))
+
+
+def tested_sizes(args: argparse.Namespace) -> list[int] | None:
+    """The sizes of images that these take, where they are not all the same: asked of a network without weights."""
+    if not args.sizes:
+        return None
+    with torch.device("meta"):
+        model = untrained(args, 1000, args.val_crop_size)
+    return sorted({model.size(subnet) for subnet in tested(args, model)}, reverse=True)
+
+
 def build(args: argparse.Namespace, classes: int, image_size: int, saved: models.Saved | None) -> models.ManyNetworks:
     """The network for so many classes, with the weights of --init-from or `saved` if there are any."""
-    settings = {name: getattr(args, name) for name in models.SHAPE}
-    settings["switchable_norms"] = False if args.no_switchable_norms else None
-    try:
-        model = models.build(args.model, num_classes=classes, image_size=image_size, **settings)
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {args.model}: {error}") from None
+    model = untrained(args, classes, image_size)
     if args.init_from:
         begin = models.start.find(args.init_from, args.model, args.weights_url, args.weights_dir)
         fitted = models.load_plain(model, begin.state, new_head=True, source=begin.source)
@@ -196,6 +213,15 @@ def build(args: argparse.Namespace, classes: int, image_size: int, saved: models
     if saved:
         models.load_state(model, saved.state, source=saved.source)
     return model
+
+
+def untrained(args: argparse.Namespace, classes: int, image_size: int) -> models.ManyNetworks:
+    settings = {name: getattr(args, name) for name in models.SHAPE}
+    settings["switchable_norms"] = False if args.no_switchable_norms else None
+    try:
+        return models.build(args.model, num_classes=classes, image_size=image_size, **settings)
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {error}") from None
 
 
 if __name__ == "__main__":

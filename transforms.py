@@ -18,11 +18,16 @@ class BatchMix:
         kinds = ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
         self.choices = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor | list[Tensor], targets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | list[Tensor], Tensor]:
         if not self.choices:
             return images, targets
         choice, seed = torch.randint(2**31, (2,), generator=generator).tolist()
-        with seeded(seed):
-            mixed, targets = self.choices[choice % len(self.choices)](images, targets)
-        layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
-        return mixed.contiguous(memory_format=layout), targets  # rolling the batch forgets its layout
+        mixed = []
+        for view in [images] if isinstance(images, Tensor) else images:  # each with the same neighbour and share
+            with seeded(seed):
+                one, soft = self.choices[choice % len(self.choices)](view, targets)
+            layout = torch.contiguous_format if view.is_contiguous() else torch.channels_last
+            mixed.append(one.contiguous(memory_format=layout))  # rolling the batch forgets its layout
+        return mixed[0] if isinstance(images, Tensor) else mixed, soft

@@ -122,8 +122,9 @@ class Images:
 
     def run(self, option: Option, requests: list[int]) -> list[tuple[bool, float]]:
         """Whether each answer is right, and how many of the sub-network's are."""
-        places = torch.tensor(requests, device=self.images.device) % len(self.images)
-        logits: Tensor = self.model(self.images[places], self.model.parse(option.subnet))
+        subnet = self.model.parse(option.subnet)
+        places = torch.tensor(requests, device=self.targets.device) % len(self.targets)
+        logits: Tensor = self.model(self.model.images_for(self.images, subnet)[places], subnet)
         return [(right, option.accuracy) for right in (logits.argmax(1) == self.targets[places]).tolist()]
 
 

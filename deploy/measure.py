@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
     network = load(flags, args.threads)
     model, device, size = network.model, network.machine.device, network.args.val_crop_size
     words = {model.name(subnet): subnet for subnet in chosen(model, args.subnets)}
-    subnets = {name: model.cost(subnet, size)._asdict() for name, subnet in words.items()}
+    subnets = {name: model.cost(subnet, model.size(subnet) or size)._asdict() for name, subnet in words.items()}
     threads, cuda = torch.get_num_threads(), device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {threads} threads"
     about = {"model": network.args.model, "weights": network.args.weights, "image_size": size, "device": name}
@@ -87,25 +87,29 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
 
 
 def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.Namespace) -> dict[tuple, Callable]:
-    """A call for each sub-network and way, all on one batch of random images."""
-    size, model = network.args.val_crop_size, network.model
-    random = Batch(torch.randint(256, (batch, 3, size, size), dtype=torch.uint8), torch.zeros(batch), [])
-    images, fast = next(network.on_device([random])).images, model
+    """A call for each sub-network and way, all on one batch of random images, of the sub-network's size."""
+    crop, model = network.args.val_crop_size, network.model
+    sizes = dict.fromkeys(model.size(subnet) or crop for subnet in words.values())
+    random = [torch.randint(256, (batch, 3, size, size), dtype=torch.uint8) for size in sizes]
+    views, fast = next(network.on_device([Batch(random, torch.zeros(batch), [])])).images, model
+    images = {subnet: model.images_for(views, subnet) for subnet in words.values()}
     if "compiled" in args.ways:
         fast = copy.deepcopy(model)
         fast.compile()
     make = {
-        "eager": lambda subnet: partial(model, images, subnet),
-        "plain": lambda subnet: partial(model.extract(subnet), images),
-        "compiled": lambda subnet: partial(fast, images, subnet),
-        "graph": lambda subnet: recorded(partial(model, images, subnet)),
+        "eager": lambda subnet: partial(model, images[subnet], subnet),
+        "plain": lambda subnet: partial(model.extract(subnet), images[subnet]),
+        "compiled": lambda subnet: partial(fast, images[subnet], subnet),
+        "graph": lambda subnet: recorded(partial(model, images[subnet], subnet)),
     }
     calls = {(name, way, batch): make[way](subnet) for name, subnet in words.items() for way in args.ways}
     if args.file:
-        run, pixels = exported(args.file), images.contiguous()
-        if len(words) > 1 and run(pixels, model.super_net).equal(run(pixels, model.base_net)):
-            raise UserError(f"--file {args.file}: holds one network; name it by --subnets")
-        calls |= {(name, "file", batch): partial(run, pixels, subnet) for name, subnet in words.items()}
+        run, pixels = exported(args.file), {subnet: view.contiguous() for subnet, view in images.items()}
+        if len(words) > 1:
+            first, *_, last = words.values()
+            if run(pixels[first], first).equal(run(pixels[last], last)):
+                raise UserError(f"--file {args.file}: holds one network; name it by --subnets")
+        calls |= {(name, "file", batch): partial(run, pixels[subnet], subnet) for name, subnet in words.items()}
     return calls
 
 

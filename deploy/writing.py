@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 import models
 from deploy.switch import Wanted
 from models import SHAPE
-from presets import IMAGENET_MEAN, IMAGENET_STD
+from presets import COLOURS
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.files import as_user_error
@@ -34,13 +34,14 @@ def prepare(args: argparse.Namespace) -> Wanted:
     """The network that the arguments name, with its weights and what is known about both."""
     path = models.zoo.weights_file(args.weights, model=args.model)
     saved = models.read_weights(path, args.weights, args.model, args.model_ema)
-    image = image_of(saved.settings, args.image_size)
-    shape = {key: getattr(args, key) for key in SHAPE}
-    model, name = models.network(saved, args.model, image["size"], **shape), args.model or saved.settings["model"]
+    shape = {key: getattr(args, key, None) for key in SHAPE}
+    size = image_of(saved.settings, args.image_size)["size"]
+    model, name = models.network(saved, args.model, size, **shape), args.model or saved.settings["model"]
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     subnets = chosen(model, args.skip_cfg)
     if len(subnets) > 1 and not isinstance(model, models.AdaptiveDepth):
         raise UserError(f"one file of many is for depths: name one of {name}'s sub-networks by --skip-cfg")
+    image = image_of(saved.settings, args.image_size or (model.size(subnets[0]) if len(subnets) == 1 else None))
     batch = args.batch or (1 if args.format == "executorch" else "dynamic")
     dynamic = batch == "dynamic"
     facts = {"model": name, "subnets": rows(model, name, subnets, image["size"], args.table)}
@@ -56,7 +57,8 @@ def image_of(settings: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     crop, resize = settings.get("val_crop_size") or 224, settings.get("val_resize_size") or 256
     size = size or crop
     rule = {"size": size, "resize": round(size * resize / crop), "interpolation": settings.get("interpolation")}
-    return rule | {"interpolation": rule["interpolation"] or "bilinear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    mean, std = COLOURS[settings.get("normalize") or "imagenet"]
+    return rule | {"interpolation": rule["interpolation"] or "bilinear", "mean": mean, "std": std}
 
 
 def rows(
@@ -72,7 +74,7 @@ def rows(
     unmeasured = {"top1": None, "top5": None}
     listed = []
     for skip in subnets:
-        word, cost = model.name(skip), model.cost(skip, size)
+        word, cost = model.name(skip), model.cost(skip, model.size(skip) or size)
         costs = {"gmacs": cost.macs / 1e9, "params_m": cost.parameters / 1e6}
         listed.append({"name": word, "skip": skip, **costs, **accuracies.get(word, unmeasured)})
     return listed
@@ -160,5 +162,5 @@ def pictures(count: int, size: int) -> Tensor:
     """Smooth colours, as photographs are, from black to white."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
     fine = interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in COLOURS["imagenet"])
     return (fine - mean) / std

@@ -5,12 +5,12 @@ Each is a list of passes (`utils/train/passes.py`), in a file of its own with th
 
 from argparse import Namespace, _ArgumentGroup
 
-from methods import adn, drawn, dsnet, slimmable
+from methods import adn, drawn, dsnet, san, slimmable
 
 METHODS = {"adn": adn.AdaptiveDepth, "individual": adn.Individual, "drawn": drawn.Drawn}
 METHODS |= {"slimmable": slimmable.Slimmable, "sandwich": slimmable.Sandwich}
-METHODS |= {"dsnet": dsnet.Slimmable, "dsnet-gate": dsnet.Gate}
-FILES = (adn, drawn, slimmable, dsnet)
+METHODS |= {"dsnet": dsnet.Slimmable, "dsnet-gate": dsnet.Gate, "san": san.ScaleAdaptive}
+FILES = (adn, drawn, slimmable, dsnet, san)
 
 
 def add_flags(group: _ArgumentGroup) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .subnet import ManyNetworks
+from .subnet import Images, ManyNetworks
 from .weights import WeightsError
 
 Statistics = Mapping[Hashable, dict[str, dict[str, Tensor]]]  # by key and by the name of a norm: its buffers
@@ -41,13 +41,13 @@ class WithStatistics(ManyNetworks):
         """The key as files say it."""
         raise NotImplementedError
 
-    def _calibrated(self, words: Iterable[str]) -> Sequence[Hashable]:
-        """The sub-networks that a file with these words may have statistics of."""
-        return self.subnets
-
     def _run_by(self, subnets: Sequence[Any]) -> Sequence[Any]:
         """The sub-networks whose statistics an evaluation of these uses."""
         return subnets
+
+    def _said(self, words: Iterable[str]) -> Sequence[Hashable]:
+        """The sub-networks of whose statistics these could be the words."""
+        return self.subnets
 
     def _keep(self, statistics: Statistics) -> None:
         self._statistics = statistics
@@ -64,7 +64,7 @@ class WithStatistics(ManyNetworks):
     @torch.no_grad()
     def calibrate(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Images],
         subnets: Sequence[Any] | None = None,
         reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> int:
@@ -105,7 +105,7 @@ class WithStatistics(ManyNetworks):
         way_out = "leave them out, or estimate them anew for this network"
         if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
             raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
-        statistics = _blank(self, self._calibrated(saved))
+        statistics = _blank(self, self._said(saved))
         known = _by_name(self, statistics)
         for word, theirs in saved.items():
             if word not in known:
@@ -150,7 +150,7 @@ def _zeros(norm: nn.Module) -> dict[str, Tensor]:
 
 
 def _sums(
-    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Tensor], subnets: list[Any]
+    model: WithStatistics, scratch: Statistics, buffers: list[Tensor], batches: Iterable[Images], subnets: list[Any]
 ) -> Tensor:
     """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
     walker = copy.copy(model)  # with sub-paths of its own

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+Images = Tensor | Sequence[Tensor]  # a batch, or several views of it, each of another size
+
 
 class Cost(NamedTuple):
     """Of one image: multiply-accumulates of convolutions and matrix products; and the parameters that are used."""
@@ -51,13 +53,29 @@ class ManyNetworks(nn.Module):
         """A sub-network as an ordinary network that shares this one's weights."""
         raise NotImplementedError
 
-    def forward_all(self, x: Tensor, subnets: Sequence[Any] | None = None) -> dict[Hashable, Tensor]:
-        """Logits of many sub-networks (None: all of them)."""
-        return {subnet: self(x, subnet) for subnet in (self.subnets if subnets is None else subnets)}
+    def size(self, subnet: Any = None) -> int | None:
+        """The side of the images that a sub-network takes, None: any."""
+        return getattr(self, "image_size", None)
+
+    def images_for(self, images: Images, subnet: Any = None) -> Tensor:
+        """Of several views of a batch the one of the sub-network's size; the first, if it takes any size."""
+        if isinstance(images, Tensor):
+            return images
+        size = self.size(subnet)
+        found = [view for view in images if size in (None, view.shape[-1])]
+        if not found:
+            sides = ", ".join(str(view.shape[-1]) for view in images)
+            raise ValueError(f"{self.name(subnet)} takes images of {size}; there are views of {sides}")
+        return found[0]
+
+    def forward_all(self, x: Images, subnets: Sequence[Any] | None = None) -> dict[Hashable, Tensor]:
+        """Logits of many sub-networks (None: all of them), of several views of the images each on that of its size."""
+        wanted = self.subnets if subnets is None else subnets
+        return {subnet: self(self.images_for(x, subnet), subnet) for subnet in wanted}
 
     def calibrate(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Images],
         subnets: Sequence[Any] | None = None,
         reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> int:
@@ -82,8 +100,8 @@ class ManyNetworks(nn.Module):
         return copy.deepcopy(self.view(subnet)).train(self.training)
 
     def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
-        """Of one square image (by default of the network's own size, or 224)."""
-        return cost(self.view(subnet), image_size or getattr(self, "image_size", 224))
+        """Of one square image (by default of the sub-network's own size, or 224)."""
+        return cost(self.view(subnet), image_size or self.size(subnet) or 224)
 
     def image_macs(self, x: Tensor, subnet: Any = None) -> Tensor | None:
         """Of each of these images the multiply-accumulates; None if all cost the same, which `cost` says."""

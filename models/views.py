@@ -2,10 +2,11 @@
 
 A module that runs differently in different sub-networks (a convolution that uses its leading channels, a norm that is
 one of several, a kernel that is generated) has a method `at(subnet)`, which gives what runs there: a module that shares
-every tensor. The rest of a view are shallow copies and the modules themselves, so its forward is the ordinary
-network's. A sub-network is a value handed down: no module changes in a forward pass.
+every tensor, and whose children are asked in turn. The rest of a view are shallow copies and the modules themselves, so
+its forward is the ordinary network's. A sub-network is a value handed down: no module changes in a forward pass.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -66,28 +67,29 @@ class Views(WithStatistics):
         copies: list[tuple[nn.Module, nn.Module]] = []
         statistics, norms = self._statistics[subnet] if own else {}, []
 
-        def at(module: nn.Module, name: str) -> nn.Module:
-            """The module as it runs in this sub-network."""
-            if name and hasattr(module, "at"):
-                runs = module.at(subnet)
-            else:
-                prefix = f"{name}." if name else ""
-                chosen = self._children(module, name, subnet)
-                children = {key: child and at(child, prefix + key) for key, child in chosen.items()}
-                runs = module if children == module._modules and name else with_children(module, children)
+        mine = set(self.modules())
+
+        def at(module: nn.Module, name: str, leader: nn.Module) -> nn.Module:
+            """The module as it runs in this sub-network. It is in the mode of `leader`, a module of this network."""
+            chosen = module.at(subnet) if hasattr(module, "at") else module
+            leader = next((one for one in (chosen, module) if one in mine), leader)
+            prefix, parts = f"{name}." if name else "", self._children(chosen, name, subnet)
+            children = {key: child and at(child, prefix + key, leader) for key, child in parts.items()}
+            runs = chosen if children == chosen._modules and name else with_children(chosen, children)
             if name in statistics:
                 runs = with_buffers(runs, statistics[name])
                 norms.append(runs)
-            elif runs is not module:
-                runs.__dict__["training"] = module.training
-                copies.append((runs, module))
+            elif runs is not leader:
+                runs.__dict__["training"] = leader.training
+                copies.append((runs, leader))
             return runs
 
-        network = at(self, "")
-        for attribute in (*MADE_HERE, "_statistics", *self.of_family):
-            network.__dict__.pop(attribute, None)
-        lineage = type(self).__mro__
-        network.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+        network = at(self, "", self)
+        if isinstance(network, ManyNetworks):
+            for attribute in (*MADE_HERE, "_statistics", *self.of_family):
+                network.__dict__.pop(attribute, None)
+            lineage = type(self).__mro__
+            network.__class__ = lineage[lineage.index(ManyNetworks) + 1]
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
         return View(self._runs(network, subnet), network, norms, copies, parts)
 
@@ -120,7 +122,7 @@ class Views(WithStatistics):
         return rebuild(network, chosen)
 
     def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
-        return cost(self._plain(subnet), image_size or getattr(self, "image_size", 224))
+        return cost(self._plain(subnet), image_size or self.size(subnet) or 224)
 
     def compile(self, **options: Any) -> None:
         """Compile each sub-network when it first runs."""
@@ -136,6 +138,14 @@ class Views(WithStatistics):
             subnet: {name: module for name, module in view.named_modules() if isinstance(module, BATCH_NORM)}
             for subnet, view in views.items()
         }
+
+    def _said(self, words: Iterable[str]) -> list[Hashable]:
+        """Also others than `subnets`, which a word can spell."""
+        subnets = {self.name(subnet): subnet for subnet in self.subnets}
+        for word in set(words) - subnets.keys():
+            with contextlib.suppress(ValueError):  # the caller says which words nobody knows
+                subnets[word] = self.parse(word)
+        return list(subnets.values())
 
     def _word(self, subnet: Hashable) -> str:
         return self.name(subnet)

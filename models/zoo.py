@@ -44,13 +44,19 @@ def released(
     license: str = "none stated by the authors",
     resize_size: int = 256,
     interpolation: str = "bilinear",
+    normalize: bool = True,
 ) -> Weights:
     """An entry of the zoo: its own name and its model's, and each published sub-network's GMACs and top-1.
 
-    The file is at `url`, or on Google Drive under the id `drive`.
+    The file is at `url`, or on Google Drive under the id `drive`. Without `normalize`, images go from 0 to 1.
     """
-    (gmacs, top1), *_ = subnets.values()
-    transforms = {"crop_size": 224, "resize_size": resize_size, "interpolation": InterpolationMode(interpolation)}
+    gmacs, top1 = next(iter(subnets.values()), (None, None))
+    colours = {} if normalize else {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    transforms = colours | {
+        "crop_size": 224,
+        "resize_size": resize_size,
+        "interpolation": InterpolationMode(interpolation),
+    }
     # `confirm=t` answers Drive's question about large files
     address = url or f"https://drive.usercontent.google.com/download?id={drive}&export=download&confirm=t"
     return Weights(
@@ -68,7 +74,7 @@ def released(
             "recipe": recipe,
             "license": license,
             "subnets": {subnet: {"gmacs": gmacs, "acc@1": top1} for subnet, (gmacs, top1) in subnets.items()},
-            "_metrics": {"ImageNet-1K": {"acc@1": top1}},
+            "_metrics": {"ImageNet-1K": {"acc@1": top1}} if subnets else {},
             "_ops": gmacs,
             "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
         },
@@ -218,7 +224,8 @@ def class_names(count: int) -> list[str]:
 
 def published(model: str) -> dict[str, dict[str, dict[str, float]]]:
     """What the authors publish of a model: release → sub-network → its `gmacs` and `acc@1`; empty for other models."""
-    return {name: weights.meta["subnets"] for name, weights in RELEASED.items() if weights.meta["model"] == model}
+    entries = {name: weights.meta for name, weights in RELEASED.items()}
+    return {name: meta["subnets"] for name, meta in entries.items() if meta["model"] == model and meta["subnets"]}
 
 
 def settings(weights: str | None, model: str | None = None) -> dict[str, Any]:
@@ -228,4 +235,5 @@ def settings(weights: str | None, model: str | None = None) -> dict[str, Any]:
         return {}
     preset = entry.transforms()
     sizes = {"val_resize_size": preset.resize_size[0], "val_crop_size": preset.crop_size[0]}
-    return sizes | {"interpolation": preset.interpolation.value, "model": entry.meta["model"]}
+    colours = {} if any(preset.mean) else {"normalize": "none"}
+    return sizes | {"interpolation": preset.interpolation.value, "model": entry.meta["model"]} | colours

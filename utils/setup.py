@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from presets import ToFloat
+from presets import COLOURS, ToFloat
 from utils.data.device import OnDevice
 from utils.errors import UserError
 
@@ -18,6 +19,7 @@ class Machine:
 
     device: torch.device
     precision: str
+    normalize: str = "imagenet"  # a key of presets.COLOURS
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Enter it around a forward pass."""
@@ -34,7 +36,7 @@ class Machine:
             channels_last = sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
         layout = torch.channels_last if channels_last else torch.contiguous_format
         model.to(device=self.device, memory_format=layout)
-        return OnDevice(self.device, ToFloat(memory_format=layout))
+        return OnDevice(self.device, ToFloat(*COLOURS[self.normalize], memory_format=layout))
 
 
 def choose_device(name: str) -> torch.device:
@@ -54,7 +56,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def set_up(device: torch.device, seed: int, deterministic: bool, amp_dtype: str | None) -> Machine:
+def set_up(
+    device: torch.device, seed: int, deterministic: bool, amp_dtype: str | None, normalize: str = "imagenet"
+) -> Machine:
     """Random numbers, kernels and precision. `amp_dtype`: None without mixed precision, else auto, bf16 or fp16.
 
     On a GPU matrix products of float32 run in TF32, as torch's convolutions do anyway, unless all is deterministic.
@@ -69,7 +73,7 @@ def set_up(device: torch.device, seed: int, deterministic: bool, amp_dtype: str 
     if amp_dtype == "auto":
         bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         amp_dtype = "bf16" if bf16 else "fp16"
-    return Machine(device, amp_dtype or "fp32")
+    return Machine(device, amp_dtype or "fp32", normalize)
 
 
 def refuse_another_size(model: nn.Module, val_crop_size: int) -> None:
@@ -80,6 +84,14 @@ def refuse_another_size(model: nn.Module, val_crop_size: int) -> None:
             f"--val-crop-size {val_crop_size}: this network takes images of one size, which --train-crop-size makes "
             f"{size}: give --val-crop-size {size} and a --val-resize-size to go with it, such as {round(size * 8 / 7)}"
         )
+
+
+def refuse_other_views(model: nn.Module, subnets: Iterable[Hashable], sizes: Sequence[int]) -> None:
+    """Of a network of several resolutions each sub-network sees images of its own size, which must be there."""
+    for subnet in subnets:
+        if model.size(subnet) not in (None, *sizes):
+            needed = f"{model.name(subnet)} takes images of {model.size(subnet)}"
+            raise UserError(f"--sizes {' '.join(map(str, sizes))}: {needed}, which are not among them")
 
 
 def refuse_single_values(model: nn.Module, batch_size: int, image_size: int) -> None:

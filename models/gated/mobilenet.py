@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
     def at(self, subnet: str) -> nn.Module:
         """Without the gate, which only chooses between sub-networks."""
-        return with_children(self, {name: getattr(self, name).at(subnet) for name in ("conv_reduce", "conv_expand")})
+        return with_children(self, {name: getattr(self, name) for name in ("conv_reduce", "conv_expand")})
 
     def squeeze(self, x: Tensor) -> Tensor:
         return F.relu(self.conv_reduce(x.mean(dim=(2, 3), keepdim=True)))

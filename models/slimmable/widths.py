@@ -4,7 +4,7 @@ The networks are those of slimmable networks (ICLR 2019), universally slimmable 
 Yu et al.; names in the state dict are the official code's.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -77,11 +77,6 @@ class Ranged(Listed):
     def extract(self, subnet: Any = None) -> nn.Module:
         self._refuse_blank(self.checked(subnet))
         return super().extract(subnet)
-
-    def _calibrated(self, words: Iterable[str]) -> list[float]:
-        numbers = map(_number, words)
-        between = [number for number in numbers if self._holds(number)]
-        return list(dict.fromkeys([*self.subnets, *between]))
 
     def _refuse_blank(self, width: float) -> None:
         if width not in self.subnets and width not in self._statistics:

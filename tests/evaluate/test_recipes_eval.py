@@ -41,8 +41,8 @@ def test_a_command_is_understood_and_names_sub_networks_of_its_model(command):
         assert (*images, args.model) == tuple(models.zoo.settings(released(command)).values())
 
 
-def test_there_is_one_for_every_release():
-    assert {released(command) for command in OF_RELEASES} == set(models.zoo.RELEASED)
+def test_there_is_one_for_every_release_of_the_paper():
+    assert {released(command) for command in OF_RELEASES} == {name for name in models.zoo.RELEASED if "_adn" in name}
 
 
 def test_a_command_gives_the_accuracy_and_loss_of_the_released_preprocessing(tmp_path, capsys):

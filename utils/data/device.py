@@ -1,11 +1,11 @@
 """The last leg of a batch: from the loader's bytes to floats on the device, on CUDA beside the step before."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.data.loading import Batch
 
@@ -25,22 +25,29 @@ class OnDevice:
     def __call__(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         if self.copying is None:
             for batch in loader:
-                images, targets = batch.images.to(self.device), batch.targets.to(self.device)
-                yield Batch(self.to_float(images), targets, batch.corrupt)
+                images = each(batch.images, lambda view: self.to_float(view.to(self.device)))
+                yield Batch(images, batch.targets.to(self.device), batch.corrupt)
             return
         for (images, targets, corrupt), copied in one_ahead(map(self._copy, loader)):
             computing = torch.cuda.current_stream(self.device)
             computing.wait_event(copied)
-            for tensor in (images, targets):
+            for tensor in (*([images] if isinstance(images, Tensor) else images), targets):
                 tensor.record_stream(computing)  # else the next copy could take their memory while they are in use
-            yield Batch(self.to_float(images), targets, corrupt)
+            yield Batch(each(images, self.to_float), targets, corrupt)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _copy(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         """Start the copy; it has been made when the event has come."""
         with torch.cuda.stream(self.copying):
-            pinned = batch.images.pin_memory(), batch.targets.pin_memory()
-            images, targets = (tensor.to(self.device, non_blocking=True) for tensor in pinned)
+            images, targets = each(batch.images, self._sent), self._sent(batch.targets)
             return Batch(images, targets, batch.corrupt), self.copying.record_event()
+
+
+def each(images: Tensor | list[Tensor], call: Callable[[Tensor], Tensor]) -> Tensor | list[Tensor]:
+    """What the call gives for the images, or for each view of them."""
+    return call(images) if isinstance(images, Tensor) else [call(view) for view in images]
 
 
 def one_ahead(items: Iterable[Any]) -> Iterator[Any]:

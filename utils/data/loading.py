@@ -1,5 +1,6 @@
 """From `--data-path` to batches: the data, and loaders that hand (images, targets, unreadable files) to the loop."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,7 @@ class Data(NamedTuple):
 
 
 class Batch(NamedTuple):
-    images: Tensor  # uint8, N x 3 x H x W, as it leaves the loader; float once it is on the device
+    images: Tensor | list[Tensor]  # uint8, N x 3 x H x W, float once on the device; a list: of each size a view
     targets: Tensor  # int64, N
     corrupt: list[str]  # files that could not be read, each with the reason; N is smaller by as many unless replaced
 
@@ -48,7 +49,7 @@ class Corrupt(str):
     """In the place of an image that could not be read: the file, and the reason in brackets."""
 
 
-Item = tuple[Tensor, int] | Corrupt
+Item = tuple[Tensor | list[Tensor], int] | Corrupt
 
 
 @dataclass(eq=False)
@@ -63,10 +64,11 @@ class Images(Dataset):
     rows: np.ndarray | Tensor  # names of files, or pixels
     targets: np.ndarray | Tensor
     read: Callable[[str | Tensor], Image | Corrupt]  # makes an image of a path, or of pixels
-    transform: Callable[[Image], Tensor]
+    transform: Callable[[Image], Tensor | list[Tensor]]
     folder: str | os.PathLike | None = None  # of the files; pixels have none
     seed: int = 0
     substitute: bool = False  # for a corrupt image, the next readable one
+    side: float = 224.0  # of what the transform gives: of a square that has as many pixels as all views together
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -111,8 +113,8 @@ def read_pixels(image: Tensor) -> Tensor:
     return image.expand(3, -1, -1)
 
 
-def load_data(args: Namespace) -> Data:
-    """The data that `args` describe, every default filled in.
+def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
+    """The data that `args` describe, every default filled in; to test, views of `test_sizes` if not of --sizes.
 
     Folders: a random crop is zoomed into for training; for evaluation the shorter side is resized, the centre cropped.
     Small images in memory: resized to the crop size, to train shifted by up to an eighth. Digits are not flipped.
@@ -138,9 +140,10 @@ def load_data(args: Namespace) -> Data:
 
     train, transform = None, presets.train_transform(args, zoom=not in_memory)
     if args.calibrate or not args.test_only:
-        train = images("train", "tensor", transform=transform, seed=args.seed, substitute=args.on_corrupt == "skip")
-    transform = presets.eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
-    val = images("val", "pil", transform=transform)
+        own = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
+        train = images("train", "tensor", side=math.hypot(*(args.sizes or [args.train_crop_size])), **own)
+    sizes = test_sizes or args.sizes or [args.val_crop_size]
+    val = images("val", "pil", transform=presets.test_transform(args, sizes), side=math.hypot(*sizes))
     return Data(train, val, found.classes, args.data_path if args.data_path in NAMED else root.resolve().name)
 
 
@@ -193,14 +196,14 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
-    return make_loader(data.train, args, batches, args.train_crop_size, args.workers)
+    return make_loader(data.train, args, batches, args.workers)
 
 
 def eval_loader(data: Data, args: Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Each image exactly once over all processes. Nothing is padded: the shares may differ by one."""
     share = range(rank, len(data.val), world_size)
     batches = BatchSampler(share, args.batch_size, drop_last=False)
-    return make_loader(data.val, args, batches, args.val_crop_size, args.workers)
+    return make_loader(data.val, args, batches, args.workers)
 
 
 class _OnceWanted(Sampler):
@@ -216,13 +219,11 @@ class _OnceWanted(Sampler):
         return iter(self.batches if self.wanted else ())
 
 
-def make_loader(
-    dataset: Dataset, args: Namespace, batches: Sampler | Sequence[list], crop: int, workers: int
-) -> DataLoader:
+def make_loader(dataset: Images, args: Namespace, batches: Sampler | Sequence[list], workers: int) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
     kw, workers = {}, min(workers, len(batches))
     if workers > 0:
-        ahead = prefetch(args, crop, workers)
+        ahead = prefetch(args, dataset.side, workers)
         kw = {"persistent_workers": True, "prefetch_factor": ahead, "worker_init_fn": _end_with_main}
         if sys.platform == "linux":
             kw["multiprocessing_context"] = "fork"  # starts in milliseconds and shares the list of files
@@ -244,12 +245,15 @@ def start_workers(loader: DataLoader) -> None:
         loader.batch_sampler.wanted = True
 
 
-def prefetch(args: Namespace, crop: int, workers: int) -> int:
-    """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows."""
+def prefetch(args: Namespace, crop: float, workers: int) -> int:
+    """Batches that each worker holds ready: those the user asked for, or about 512 images as far as memory allows.
+
+    `crop`: the side of an image; `Images.side`.
+    """
     wanted, least = args.prefetch or max(2, min(16, 512 // args.batch_size)), args.prefetch or 1
     if not os.path.isdir(SHARED_MEMORY):
         return wanted
-    memory, size = os.statvfs(SHARED_MEMORY), args.batch_size * (3 * crop * crop + 8)
+    memory, size = os.statvfs(SHARED_MEMORY), args.batch_size * (3 * round(crop**2) + 8)
     free = memory.f_bavail * memory.f_frsize // processes_here()
     room, needed = max(0, free // size - IN_HAND), (workers * least + IN_HAND) * size
     if room < workers * least:

@@ -72,16 +72,16 @@ def evaluate(
             corrupt.extend(batch.corrupt)
             if corrupt and on_corrupt == "error":
                 break  # still joins the sum below, so that no process waits for this one
-            if len(batch.images) == 0:
+            if len(batch.targets) == 0:
                 continue
             found = logits_of(model, batch.images, subnets)
             for row, logits in enumerate(found):
                 hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
                 loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
-                macs = model.image_macs(batch.images, subnets[row])
+                macs = model.image_macs(model.images_for(batch.images, subnets[row]), subnets[row])
                 spent = loss.new_zeros(()) if macs is None else macs.sum()
                 sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss, spent])
-            images += len(batch.images)
+            images += len(batch.targets)
             if keep:
                 keep(found)
     mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=sums.device)
@@ -115,7 +115,7 @@ def running(model: nn.Module, autocast: Callable) -> Iterator[None]:
             module.training = training
 
 
-def logits_of(model: nn.Module, images: Tensor, subnets: Sequence[Hashable]) -> list[Tensor]:
+def logits_of(model: nn.Module, images: Tensor | list[Tensor], subnets: Sequence[Hashable]) -> list[Tensor]:
     """Each sub-network's logits, in float32 whatever the precision inside."""
     logits = model.forward_all(images, subnets)
     return [logits[subnet].float() for subnet in subnets]

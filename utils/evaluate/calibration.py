@@ -22,13 +22,14 @@ LEAST = 32  # images in a batch: its own spread is an estimate, and of a single 
 
 def calibration_loader(data: Data, args: argparse.Namespace, workers: int) -> DataLoader:
     """This process's share of --calibrate batches of different training images."""
-    images = dataclasses.replace(data.train, read=data.val.read, transform=data.val.transform)
+    as_tested = {name: getattr(data.val, name) for name in ("read", "transform", "side")}
+    images = dataclasses.replace(data.train, **as_tested)
     size = min(max(args.batch_size, LEAST), len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(args.seed, args.calibrate)))
     batches = order[: args.calibrate * size].split(size)
     whole = [batch.tolist() for batch in batches if len(batch) == size]
     share = whole[processes.rank() :: processes.world_size()]
-    loader = make_loader(images, args, share, args.val_crop_size, workers)
+    loader = make_loader(images, args, share, workers)
     start_workers(loader)
     return loader
 
@@ -42,11 +43,11 @@ def calibrate(
 ) -> int:
     """Give sub-networks (None: all) statistics of their own. Returns of how many norms; 0 without batch norms."""
 
-    def images() -> Iterator[Tensor]:
+    def images() -> Iterator[Tensor | list[Tensor]]:
         for batch in on_device(loader):
             if batch.corrupt and on_corrupt == "error":
                 raise UserError(f"cannot decode {batch.corrupt[0]}: mend or remove it, or say --on-corrupt skip")
-            if len(batch.images):
+            if len(batch.targets):
                 yield batch.images
 
     return model.calibrate(images(), subnets, processes.sum_over_processes)

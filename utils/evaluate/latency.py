@@ -31,11 +31,16 @@ class Effort:
 
 
 def latencies(
-    model: nn.Module, subnets: Sequence[Hashable], images: Tensor, autocast: Callable = contextlib.nullcontext
+    model: nn.Module,
+    subnets: Sequence[Hashable],
+    images: Tensor | list[Tensor],
+    autocast: Callable = contextlib.nullcontext,
 ) -> dict[Hashable, float]:
-    """Median milliseconds per call of each sub-network on `images`."""
+    """Median milliseconds per call of each sub-network on `images`, of several views on that of its size."""
+    views = {subnet: model.images_for(images, subnet) for subnet in subnets}
     with running(model, autocast):
-        times = take_turns({subnet: partial(model, images, subnet) for subnet in subnets}, images.device)
+        calls = {subnet: partial(model, view, subnet) for subnet, view in views.items()}
+        times = take_turns(calls, next(model.parameters()).device)
     return {subnet: statistics.median(measured) for subnet, measured in times.items()}
 
 

@@ -92,13 +92,14 @@ def _costs(
     args: argparse.Namespace, model: nn.Module, subnets: Sequence[Hashable], on_device: Callable, autocast: Callable
 ) -> list[Row]:
     """The table without accuracies. Latency is measured in the main process, while the others wait for it."""
-    measured, size = dict.fromkeys(subnets), args.val_crop_size
+    measured, sizes = dict.fromkeys(subnets), {subnet: model.size(subnet) or args.val_crop_size for subnet in subnets}
     if args.latency_batch and is_main():
-        blank = torch.zeros(args.latency_batch, 3, size, size, dtype=torch.uint8)
-        (batch,) = on_device([Batch(blank, torch.zeros(args.latency_batch, dtype=torch.int64), [])])
+        count = args.latency_batch
+        blank = [torch.zeros(count, 3, size, size, dtype=torch.uint8) for size in dict.fromkeys(sizes.values())]
+        (batch,) = on_device([Batch(blank, torch.zeros(count, dtype=torch.int64), [])])
         measured = latencies(model, subnets, batch.images, autocast)
     measured = from_main(measured)
-    costs = {subnet: model.cost(subnet, size) for subnet in subnets}
+    costs = {subnet: model.cost(subnet, size) for subnet, size in sizes.items()}
     return [
         Row(model.name(subnet), cost.macs / 1e9, cost.parameters / 1e6, measured[subnet], top1=0.0, top5=0.0)
         for subnet, cost in costs.items()

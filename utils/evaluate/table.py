@@ -75,7 +75,7 @@ UNITS = {"gmacs": "GMACs", "latency_ms": "ms", "params_m": "M parameters"}
 REPEATED = (
     *("model", "stem", "patch_size", "window_size", "no_switchable_norms", "weights", "weights_dir", "init_from"),
     *("model_ema", "data_path", "val_split", "val_images", "decode", "val_resize_size", "val_crop_size"),
-    "interpolation",
+    *("interpolation", "sizes", "normalize"),
 )
 
 
@@ -129,7 +129,8 @@ def choice(row: Row, budget: Budget, facts: dict[str, Any]) -> str:
     command = ["python", "train_adn.py", "--test-only"]
     for name in REPEATED:
         if value := facts.get(name):
-            command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            words = value if isinstance(value, list) else [] if value is True else [value]
+            command += [f"--{name.replace('_', '-')}", *map(str, words)]
     return (
         f"best within {budget}: {row}\n"
         f"  evaluate it: {shlex.join([*command, '--skip-cfg', row.name])}\n"

@@ -36,7 +36,8 @@ def parser(methods: ModuleType) -> Parser:
     group = parser.add_argument_group("method and self-distillation")
     alone = (
         "individual: the one network of --skip-cfg, on the labels; drawn: one drawn sub-network a step, on them; "
-        "slimmable: every sub-network in every step; sandwich: the largest, the smallest and drawn ones"
+        "slimmable: every sub-network in every step; sandwich: the largest, the smallest and drawn ones; "
+        "san: every resolution in every step"
     )
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)

@@ -4,7 +4,7 @@ import gzip
 import os
 import zlib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +78,10 @@ def data_flags(parser: ArgumentParser) -> None:
     add("--train-crop-size", type=COUNT, help=f"random crop (default: 224; {named})")
     add("--val-resize-size", type=COUNT, help=f"shorter side before that crop (default: 256; {named})")
     add("--val-crop-size", type=COUNT, help=f"central crop (default: 224; {named})")
+    several = "--model meta_…: sides of the images that it is trained on, the largest first; they are the crops"
+    add("--sizes", type=COUNT, nargs="+", metavar="N", help=f"{several} (default: the network's own)")
+    pixels = "imagenet: by its mean and deviation; none: from 0 to 1 (default: imagenet, or that of the weights)"
+    add("--normalize", choices=("imagenet", "none"), help=f"colours, {pixels}")
     kinds = ("nearest", "bilinear", "bicubic")
     add("--interpolation", choices=kinds, help="of all resizing (default: bilinear)")
     add("--hflip-prob", type=FRACTION, metavar="P", help="probability of a horizontal flip (default: 0.5; digits 0)")
@@ -93,8 +97,12 @@ def data_flags(parser: ArgumentParser) -> None:
     add("--ra-reps", type=COUNT, default=3, help="how many times")
 
 
-def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) -> None:
+def fill_defaults(
+    args: Namespace, known: Mapping[str, object] | None = None, usual_sizes: Sequence[int] | None = None
+) -> None:
     """Set what the user left open, by `known` (what a checkpoint was made with) or else by what suits the data.
+
+    `usual_sizes`: of a network of several resolutions; by default it is trained on such, in proportion to the crop.
 
     The command calls it once; nothing else changes `args`. Then the whole is checked, which only now can be.
     """
@@ -103,12 +111,21 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
     has_val = in_memory or Path(args.data_path or "", "val").is_dir()
     if args.val_split and has_val:
         raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
+    known = {name: value for name, value in (known or {}).items() if value is not None}
+    crop = args.train_crop_size or args.val_crop_size or known.get("val_crop_size") or habits.crop_size
+    in_proportion = usual_sizes and [max(1, round(size * crop / usual_sizes[0])) for size in usual_sizes]
+    sizes = args.sizes or known.get("sizes") or in_proportion
+    crop = sizes[0] if sizes else habits.crop_size
+    if sizes and crop != known.get("val_crop_size"):
+        known = {name: value for name, value in known.items() if name not in ("val_resize_size", "val_crop_size")}
     defaults = {
         "model": "resnet18",
         "no_switchable_norms": False,
-        "train_crop_size": habits.crop_size,
-        "val_resize_size": habits.resize_size,
-        "val_crop_size": habits.crop_size,
+        "sizes": sizes,
+        "train_crop_size": crop,
+        "val_resize_size": crop * habits.resize_size // habits.crop_size,
+        "val_crop_size": crop,
+        "normalize": "imagenet",
         "interpolation": "bilinear",
         "hflip_prob": habits.hflip_prob,
         "workers": min(habits.most_workers, cores_per_process()),
@@ -117,15 +134,17 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
     }
     if not (args.test_only or args.predict):
         defaults["calibrate"] = 40
-    defaults.update((name, value) for name, value in (known or {}).items() if value is not None)
+    defaults |= known
     if has_val:
         defaults["val_split"] = None  # what trained on a part of another folder can be tested here
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.val_crop_size > args.val_resize_size:
-        sizes = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
-        raise UserError(f"{sizes}: lower the first or raise the second")
+        both = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
+        raise UserError(f"{both}: lower the first or raise the second")
+    if args.sizes:
+        _refuse_sizes(args)
     for flag, idle in {
         "--decode": args.decode and in_memory,
         "--cache-dataset": args.cache_dataset and in_memory,
@@ -133,6 +152,17 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] | None = None) ->
     }.items():
         if idle:
             raise UserError(f"{flag} has no effect on --data-path {args.data_path}: leave it out")
+
+
+def _refuse_sizes(args: Namespace) -> None:
+    said = f"--sizes {' '.join(map(str, args.sizes))}"
+    if not all(isinstance(size, int) for size in args.sizes) or args.sizes != sorted(set(args.sizes), reverse=True):
+        raise UserError(f"{said}: give each once, the largest first")
+    for flag, crop in {"--train-crop-size": args.train_crop_size, "--val-crop-size": args.val_crop_size}.items():
+        if crop != args.sizes[0]:
+            raise UserError(f"{said} are the crops, and {flag} {crop} is another: leave one of them out")
+    if args.cutmix_alpha and len(args.sizes) > 1:
+        raise UserError(f"--cutmix-alpha pastes places, which are others at each of {said}: leave it out")
 
 
 def processes_here() -> int:

@@ -19,7 +19,7 @@ class Pass:
     role: str  # what the log calls it
     subnet: Hashable
     targets: tuple[tuple[Target, float], ...]
-    view: int = 0  # of a batch that holds several (resolutions, crops)
+    view: int | None = None  # of a batch that holds several, its number; None: the one of the sub-network's size
 
 
 class Method(Protocol):

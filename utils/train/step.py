@@ -48,6 +48,14 @@ class TrainingStep:
         reached = set().union(*(self.reached[this.subnet] for this in passes))
         return all(id(parameter) in reached for parameter in network.parameters() if parameter.requires_grad)
 
+    def view(self, this: Pass, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """What the pass runs on."""
+        if isinstance(images, Tensor):
+            return images
+        if this.view is not None:
+            return images[this.view]
+        return getattr(self.model, "module", self.model).images_for(images, this.subnet)
+
     def __call__(
         self,
         passes: Sequence[Pass],
@@ -57,22 +65,22 @@ class TrainingStep:
         reduce: bool = True,
     ) -> list[PassResult]:
         """`backward` is called with each pass's loss. `reduce`: whether the step ends here, after no further batch."""
-        views = [images] if isinstance(images, Tensor) else images
         distributed = isinstance(self.model, DistributedDataParallel)
         teachers = {target for this in passes for target, _ in this.targets if target != LABELS}
-        known: dict = {}  # outputs of teachers: by the number of the pass, or by (frozen teacher, view)
+        known: dict = {}  # outputs of teachers: by the number of the pass, or by (frozen teacher, images)
         results = []
         for number, this in enumerate(passes):
             last = reduce and number == len(passes) - 1
+            view = self.view(this, images)
             distils = number in teachers or any(target != LABELS for target, _ in this.targets)
             with self.model.no_sync() if distributed and not last else nullcontext():
                 with self.autocast():
                     if distils and (taken := getattr(self.distance, "features", None)):
-                        logits, features = self.model(views[this.view], this.subnet, return_features=True)
+                        logits, features = self.model(view, this.subnet, return_features=True)
                         outputs = Outputs(logits, [taken(feature) for feature in features])
                     else:
-                        outputs = Outputs(self.model(views[this.view], this.subnet))
-                    loss = self._loss(outputs, this, views[this.view], labels, known)
+                        outputs = Outputs(self.model(view, this.subnet))
+                    loss = self._loss(outputs, this, view, labels, known)
                 backward(loss)
             if number in teachers:
                 known[number] = outputs.detach()
@@ -87,7 +95,7 @@ class TrainingStep:
             if target == LABELS:
                 losses.append(weight * self.criterion(outputs.logits, labels))
                 continue
-            key = (target, this.view) if callable(target) else target
+            key = (target, id(images)) if callable(target) else target
             if key not in known:
                 with torch.no_grad():
                     known[key] = target(images, labels)
