@@ -22,7 +22,7 @@ GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/slimmab
 SMALL: dict[str, dict] = {"s_resnet18": {}, "s_mobilenet_v1": {}, "s_shufflenet": {}, "autoslim_mobilenet_v2": {}}
 SMALL |= {"us_resnet50": {"widths": (0.25, 1.0)}, "us_mobilenet_v1": {"widths": (0.25, 0.5, 1.0)}}
 SMALL |= {"us_mobilenet_v2": {"widths": (0.35, 1.0)}, "autoslim_mobilenet_v1": {}}
-LOGITS = [(name, kind) for name, golden in GOLDEN.items() for kind in golden.keys() & {"fill", "fill_x2"}]
+LOGITS = [(name, kind) for name, golden in GOLDEN.items() for kind in sorted(golden.keys() & {"fill", "fill_x2"})]
 
 
 def small(name: str) -> models.ManyNetworks:
