@@ -60,7 +60,7 @@ def our_step(case: Case, flags: str) -> Call:
     """A step as `train_adn.py` makes it, on a batch as its loader hands it over. Only here the way to it is known."""
     with tempfile.TemporaryDirectory() as folder:  # needed while the run is made: nothing is saved
         args = arguments.parser(methods).parse_args([*flags.split(), "--output-dir", folder])
-        fill_defaults(args)
+        fill_defaults(args, methods.defaults(args))
         machine = setup.set_up(case.device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
         model = train_adn.build(args, CLASSES, case.pixels, None).train()
         method = methods.METHODS[args.method](args, model)

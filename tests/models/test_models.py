@@ -199,7 +199,7 @@ def test_unknown_names_and_settings_are_explained() -> None:
         models.build("resnet_50")
     with pytest.raises(ValueError, match="swin_t has no setting stem; it takes patch_size, window_size"):
         models.build("swin_t", stem="small")
-    with pytest.raises(ValueError, match="resnet20 has no setting stem; it takes none"):
+    with pytest.raises(ValueError, match="resnet20 has no setting stem; it takes switchable_norms"):
         models.build("resnet20", stem="small")
     with pytest.raises(ValueError, match="not a multiple"):
         models.build("vit_b_16", image_size=225)
