@@ -62,7 +62,6 @@ def evaluate(
     reported and left out, or with on_corrupt="error" are a UserError in every process. `keep` is given each batch's
     logits, if anybody wants them.
     """
-    # right at once, right in five, loss, cost; integers are exact in a double up to 2^53
     sums = torch.zeros(len(subnets), 4, dtype=torch.float64, device=next(model.parameters()).device)
     images, corrupt = 0, []
     off = None if is_main() else True
@@ -75,12 +74,9 @@ def evaluate(
             if len(batch.targets) == 0:
                 continue
             found = logits_of(model, batch.images, subnets)
-            for row, logits in enumerate(found):
-                hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.targets[:, None]
-                loss = F.cross_entropy(logits.double(), batch.targets, reduction="sum")
-                macs = model.image_macs(model.images_for(batch.images, subnets[row]), subnets[row])
-                spent = loss.new_zeros(()) if macs is None else macs.sum()
-                sums[row] += torch.stack([hits[:, 0].sum(), hits.sum(), loss, spent])
+            for subnet, logits, of_subnet in zip(subnets, found, sums, strict=True):
+                macs = model.image_macs(model.images_for(batch.images, subnet), subnet)
+                of_subnet += _sums(logits, batch.targets, macs)
             images += len(batch.targets)
             if keep:
                 keep(found)
@@ -96,6 +92,13 @@ def evaluate(
         )
         for subnet, right1, right5, loss, macs in zip(subnets, *(flat[kind::4] for kind in range(4)), strict=True)
     }
+
+
+def _sums(logits: Tensor, targets: Tensor, macs: Tensor | None) -> Tensor:
+    """Right at once, right in five, loss, cost; integers are exact in a double up to 2^53."""
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+    loss = F.cross_entropy(logits.double(), targets, reduction="sum")
+    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_zeros(()) if macs is None else macs.sum()])
 
 
 @contextlib.contextmanager

@@ -140,6 +140,10 @@ def fill_defaults(
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    _refuse_what_cannot_be(args, in_memory is not None)
+
+
+def _refuse_what_cannot_be(args: Namespace, in_memory: bool) -> None:
     if args.val_crop_size > args.val_resize_size:
         both = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
         raise UserError(f"{both}: lower the first or raise the second")
