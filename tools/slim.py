@@ -6,7 +6,7 @@
 From the widest network, the group of channels goes whose loss costs the fewest errors on a sample of the training
 images, until the network is under each budget. With --train-images N as in the training, the sample is of images that
 the network was not trained on. Every other flag is train_adn.py's. The file is written after each step, and the same
-command goes on from it.
+command goes on from it; on a GPU it surely ends with the same lists only with --deterministic.
 """
 
 import argparse
