@@ -10,7 +10,8 @@ from . import registry, zoo
 from .subnet import ManyNetworks
 from .weights import WeightsError, load_state, model_state, num_classes, read_checkpoint, settings_of, words_of
 
-SHAPE = {"stem": str, "patch_size": int, "window_size": int, "sizes": list}  # settings that say how a network is built
+# settings that say how a network is built
+SHAPE = {"stem": str, "patch_size": int, "window_size": int, "sizes": list, "channels": list}
 # what a user may leave to the file, with the type that it has there
 SETTINGS = {"model": str, "no_switchable_norms": bool, "val_split": float, "val_resize_size": int, "val_crop_size": int}
 SETTINGS |= {"interpolation": str, "normalize": str} | SHAPE

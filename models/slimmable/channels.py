@@ -42,6 +42,16 @@ def difference(channels: Channels, others: Channels, subnet: Any) -> int:
     return channels(subnet) - others(subnet)
 
 
-def by_list(rows: Sequence[Sequence[int]]) -> list[Channels]:
-    """Of each entry, where a sub-network is the number of a row, from 1."""
-    return [partial(operator.getitem, dict(enumerate(column, start=1))) for column in zip(*rows, strict=True)]
+def placed(place: int, channels: Channels, subnet: Any) -> int:
+    """Where a sub-network may also be a list itself, a tuple of counts: what that says at this place."""
+    return subnet[place] if isinstance(subnet, tuple) else channels(subnet)
+
+
+def in_order(counts: Sequence[Channels]) -> list[Channels]:
+    return [partial(placed, place, channels) for place, channels in enumerate(counts)]
+
+
+def by_list(rows: Sequence[Sequence[int]], start: int = 1) -> list[Channels]:
+    """Of each entry, where a sub-network is the number of a row, from `start`."""
+    columns = zip(*rows, strict=True)
+    return in_order([partial(operator.getitem, dict(enumerate(column, start))) for column in columns])

@@ -75,6 +75,7 @@ class Layers(NamedTuple):
 
     subnets: Sequence[Any]  # from the smallest to the largest, the order of the norms
     norm: type[SwitchableNorm] | type[SharedNorm] = SwitchableNorm
+    shaped: Sequence[Any] = ()  # those by which tensors are alike, if not by these
 
     def unit(
         self,
@@ -94,7 +95,8 @@ class Layers(NamedTuple):
 
     def alike(self, some: Channels, others: Channels) -> bool:
         """Whether two tensors have as many channels as each other in every sub-network."""
-        return list(map(some, self.subnets)) == list(map(others, self.subnets))
+        subnets = self.shaped or self.subnets
+        return list(map(some, subnets)) == list(map(others, subnets))
 
 
 class Block(nn.Module):
@@ -125,3 +127,14 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).mean(dim=(2, 3)))
+
+
+def linked(network: nn.Module, count: int) -> list[list[int]]:
+    """The places of a list of `count` in groups: tensors that blocks add have as many channels as each other."""
+    group = list(range(count))
+    for block in network.modules():
+        if isinstance(block, Block) and isinstance(block.shortcut, nn.Identity):
+            convs = [module for module in block.body if isinstance(module, Conv)]
+            inputs, outputs = (group[channels.args[0]] for channels in (convs[0].inputs, convs[-1].outputs))
+            group = [inputs if one == outputs else one for one in group]
+    return [[place for place in range(count) if group[place] == one] for one in dict.fromkeys(group)]

@@ -7,9 +7,9 @@ from torch import nn
 
 from ..registry import network
 from . import lists
-from .channels import RGB, Channels, by_list, fixed, rounded, times
+from .channels import RGB, Channels, fixed, rounded, times
 from .layers import Block, Layers, Network
-from .widths import Listed, Ranged, widths_from
+from .widths import Listed, Ranged, Rows, widths_from
 
 V1 = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -89,6 +89,14 @@ class SlimmableMobileNetV2(Listed, MobileNetV2):
     pass
 
 
+class AutoSlimMobileNetV1(Rows, MobileNetV1):
+    pass
+
+
+class AutoSlimMobileNetV2(Rows, MobileNetV2):
+    pass
+
+
 class UniversalMobileNetV1(Ranged, MobileNetV1):
     pass
 
@@ -107,7 +115,7 @@ network("s_mobilenet_v1", SlimmableMobileNetV1, v1, widths=(0.25, 0.5, 0.75, 1.0
 network("s_mobilenet_v2", SlimmableMobileNetV2, v2, widths=(0.35, 0.5, 0.75, 1.0), shared_tail=True)
 network("us_mobilenet_v1", UniversalMobileNetV1, v1, widths=widths_from(0.25))
 network("us_mobilenet_v2", UniversalMobileNetV2, v2, widths=widths_from(0.35), shared_tail=True)
-network("autoslim_mobilenet_v1", SlimmableMobileNetV1, by_list(lists.MOBILENET_V1), widths=(1, 2, 3))
-network("autoslim_mobilenet_v2", SlimmableMobileNetV2, by_list(lists.MOBILENET_V2), widths=(1, 2, 3))
+network("autoslim_mobilenet_v1", AutoSlimMobileNetV1, lists.MOBILENET_V1)
+network("autoslim_mobilenet_v2", AutoSlimMobileNetV2, lists.MOBILENET_V2)
 mnasnet = {"strides": MNASNET_STRIDES, "kernels": MNASNET_KERNELS}
-network("autoslim_mnasnet", SlimmableMobileNetV2, by_list(lists.MNASNET), widths=(1, 2, 3), **mnasnet)
+network("autoslim_mnasnet", AutoSlimMobileNetV2, lists.MNASNET, **mnasnet)

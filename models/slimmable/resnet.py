@@ -7,9 +7,9 @@ from torch import nn
 
 from ..registry import network
 from . import lists
-from .channels import RGB, Channels, by_list, part, truncated
+from .channels import RGB, Channels, part, truncated
 from .layers import Block, Layers, Network
-from .widths import Listed, Ranged, widths_from
+from .widths import Listed, Ranged, Rows, widths_from
 
 LAYERS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -65,6 +65,10 @@ class SlimmableResNet(Listed, ResNet):
     pass
 
 
+class AutoSlimResNet(Rows, ResNet):
+    pass
+
+
 class UniversalResNet(Ranged, ResNet):
     pass
 
@@ -73,4 +77,4 @@ for depth, blocks in LAYERS.items():
     shape = blocks, _counts(blocks, depth > 34)
     network(f"s_resnet{depth}", SlimmableResNet, *shape, widths=(0.25, 0.5, 0.75, 1.0))
 network("us_resnet50", UniversalResNet, LAYERS[50], _counts(LAYERS[50], True), widths=widths_from(0.25))
-network("autoslim_resnet50", SlimmableResNet, LAYERS[50], by_list(lists.RESNET50), widths=(1, 2, 3, 4))
+network("autoslim_resnet50", AutoSlimResNet, LAYERS[50], lists.RESNET50)

@@ -4,6 +4,7 @@ The networks are those of slimmable networks (ICLR 2019), universally slimmable 
 Yu et al.; names in the state dict are the official code's.
 """
 
+import sys
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from ..views import Views
 from ..weights import WeightsError
-from .layers import Layers, SharedNorm, SwitchableNorm
+from .channels import by_list, in_order
+from .layers import Layers, SharedNorm, SwitchableNorm, linked
 
 
 class NoStatistics(WeightsError, ValueError):
@@ -25,9 +27,9 @@ class Listed(Views):
     subnets: tuple = ()
     _norm: ClassVar[type[nn.Module]] = SwitchableNorm
 
-    def __init__(self, *args: Any, widths: Sequence[Hashable], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, widths: Sequence[Hashable], shaped: Sequence[Hashable] = (), **kwargs: Any) -> None:
         widths = tuple(sorted(widths))
-        super().__init__(Layers(widths, self._norm), *args, **kwargs)
+        super().__init__(Layers(widths, self._norm, shaped), *args, **kwargs)
         self.subnets = widths[::-1]
 
     def name(self, subnet: Hashable) -> str:
@@ -42,20 +44,55 @@ class Listed(Views):
         return self.subnets[0 if subnet is None else self.subnets.index(subnet)]
 
 
+class Rows(Listed):
+    """A list of channels for each sub-network: AutoSlim's, or `channels`, from the smallest to the largest."""
+
+    settings: ClassVar[tuple[str, ...]] = ("channels",)
+
+    def __init__(self, *args: Any, channels: Sequence[Sequence[int]] | None = None, **kwargs: Any) -> None:
+        *args, known = args
+        rows, whole = known if channels is None else channels, range(1, sys.maxsize)
+        if not rows or not all(isinstance(row, (list, tuple)) for row in rows):
+            raise ValueError("channels should be lists of whole numbers, one for each sub-network")
+        for row in rows:
+            refuse_misfit(row, [whole] * len(known[0]))
+        # which blocks have a shortcut is the matter of AutoSlim's lists: in others two counts may be equal by chance
+        theirs, ours = range(1 - len(known), 1), range(1, len(rows) + 1)
+        counts = by_list([*known, *rows], start=theirs[0])
+        super().__init__(*args, counts, widths=ours, shaped=theirs, **kwargs)
+        for row in rows:
+            refuse_misfit(row, [whole] * len(row), linked(self, len(row)))
+
+
 class Ranged(Listed):
     """Every width from the smallest to the largest, with one weight and bias for each norm.
 
-    Those of a list have running statistics. A width between them trains, and evaluates once it is calibrated.
+    Those of a list have running statistics. A width between them trains, and evaluates once it is calibrated. So does
+    a list with a number of channels for each tensor, a tuple, between the smallest and the largest width's.
     """
 
     _norm = SharedNorm
 
-    def name(self, subnet: float) -> str:
-        return str(float(subnet))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        *args, counts = args
+        super().__init__(*args, in_order(counts), **kwargs)
+        self.counts, self.links = counts, linked(self, len(counts))
 
-    def checked(self, subnet: Any) -> float:
+    def row(self, width: float) -> tuple[int, ...]:
+        """A width as a list."""
+        return tuple(channels(width) for channels in self.counts)
+
+    def name(self, subnet: float | tuple[int, ...]) -> str:
+        return ",".join(map(str, subnet)) if isinstance(subnet, tuple) else str(float(subnet))
+
+    def checked(self, subnet: Any) -> float | tuple[int, ...]:
         if subnet is None:
             return self.subnets[0]
+        if isinstance(subnet, tuple):
+            least, most = self.row(self.subnets[-1]), self.row(self.subnets[0])
+            bounds = [range(low, high + 1) for low, high in zip(least, most, strict=True)]
+            refuse_misfit(subnet, bounds, self.links)
+            return subnet
         if not self._holds(subnet):
             most, least = self.subnets[0], self.subnets[-1]
             raise ValueError(f"{subnet!r} is no width of this network; it has all from {least} to {most}")
@@ -78,17 +115,31 @@ class Ranged(Listed):
         self._refuse_blank(self.checked(subnet))
         return super().extract(subnet)
 
-    def _refuse_blank(self, width: float) -> None:
+    def _refuse_blank(self, width: float | tuple[int, ...]) -> None:
         if width not in self.subnets and width not in self._statistics:
             how = f"calibrate it first, by --calibrate N or model.calibrate(batches, [{width}])"
-            raise NoStatistics(f"width {width} has no running statistics of its own: {how}")
+            raise NoStatistics(f"width {self.name(width)} has no running statistics of its own: {how}")
 
 
-def _number(word: str) -> float | str:
+def _number(word: str) -> float | tuple[int, ...] | str:
     try:
-        return float(word)
+        return tuple(map(int, word.split(","))) if "," in word else float(word)
     except ValueError:
         return word
+
+
+def refuse_misfit(row: Sequence[int], bounds: Sequence[range], links: Sequence[Sequence[int]] = ()) -> None:
+    """A list of channels has so many entries, each within its bounds, and those of a group are the same."""
+    if len(row) != len(bounds):
+        raise ValueError(f"a list of {len(row)} numbers of channels; this network takes {len(bounds)}")
+    for place, (count, bound) in enumerate(zip(row, bounds, strict=True), start=1):
+        if not isinstance(count, int) or count not in bound:
+            possible = f"from {bound[0]} to {bound[-1]}" if bound[-1] < sys.maxsize - 1 else "a whole number"
+            raise ValueError(f"{count!r} channels at place {place} of a list; there it is {possible}")
+    for places in links:
+        if len({row[place] for place in places}) > 1:
+            where, counts = (", ".join(map(str, part)) for part in zip(*((p + 1, row[p]) for p in places), strict=True))
+            raise ValueError(f"{counts} channels at places {where} of a list; they are added, so have to be the same")
 
 
 def widths_from(least: float) -> tuple[float, ...]:

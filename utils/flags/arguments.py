@@ -8,6 +8,7 @@ import argparse
 from functools import partial
 from types import ModuleType
 
+from utils.flags.channels import Flat, channel_lists
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
 from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
@@ -28,6 +29,8 @@ def parser(methods: ModuleType) -> Parser:
     add("--patch-size", type=COUNT, help="transformers: pixels per patch (default: the model's)")
     window = "transformers of windows: patches per window and side (default: the model's)"
     add("--window-size", type=COUNT, help=window)
+    lists = "autoslim_…: files of `python -m tools.slim`, or lists such as [8,16,…] (default: the authors')"
+    add("--channels", type=channel_lists, nargs="+", action=Flat, metavar="FILE", help=lists)
     shared = "ablation: super-net and base-net share all norms (costs about 1 point of accuracy)"
     add("--no-switchable-norms", action="store_true", default=None, help=shared)
     plain = "start from an ordinary network or one of ours: a weights file, checkpoint, or name such as IMAGENET1K_V2"
