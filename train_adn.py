@@ -176,7 +176,8 @@ def use_statistics(
 
 def teacher(args: argparse.Namespace, classes: list[str]) -> models.teacher.Teacher:
     """What --teacher means, tried on a blank image."""
-    found = models.teacher.load(args.teacher, subnet=args.teacher_subnet, size=args.teacher_size)
+    given = presets.COLOURS[args.normalize]
+    found = models.teacher.load(args.teacher, subnet=args.teacher_subnet, size=args.teacher_size, given=given)
     refuse_other_classes(f"--teacher {args.teacher}", found.classes, classes, "it cannot teach these")
     models.teacher.check(found, args.teacher, len(classes), args.train_crop_size)
     logging.info("--teacher %s: weights %s", args.teacher, found.sum())

@@ -69,9 +69,10 @@ class AdaptiveDepth:
         self.distance = Distillation(args.subpath_temp, args.subpath_topk, mean_over_space if args.fpn else None)
         teacher = LABELS if args.no_distillation else self.taught if args.teacher_for_all else 0
         self.targets = ((teacher, (1 - args.subpath_alpha) / (1 + args.middle)),)
-        share = args.teacher_weight if args.teacher else 0.0
-        of_super = ((self.taught, args.subpath_alpha * share), (LABELS, args.subpath_alpha * (1 - share)))
-        of_super = tuple((target, weight) for target, weight in of_super if weight or (target == LABELS and not share))
+        alpha, share = args.subpath_alpha, args.teacher_weight
+        of_super = ((LABELS, alpha),)
+        if args.teacher:
+            of_super = (self.taught, alpha * share), (LABELS, alpha * (1 - share))
         self.both = [Pass("super", largest, of_super), Pass("base", smallest, self.targets)]
 
     def taught(self, images: Any, labels: Any) -> Any:

@@ -44,9 +44,7 @@ MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that it
 class AdaptiveDepth(ByStage, WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
-    settings: ClassVar[tuple[str, ...]] = (
-        "switchable_norms",
-    )  # of the command's, those that a family adds come beside
+    settings: ClassVar[tuple[str, ...]] = ("switchable_norms",)  # of the command's; a family has more of its own
 
     def __init__(self, *args: Any, switchable_norms: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,7 +1,7 @@
 """A frozen teacher from outside: weights with a name, or a file, become a network that is called with images.
 
 `resnet101` or another name of torchvision's or `timm:NAME` (with their published weights), a released network of ours,
-a checkpoint of ours, or a TorchScript file. It takes images normalised as in training here, and gives logits.
+a checkpoint of ours, or a TorchScript file, which takes images normalised as torchvision's. It gives logits.
 """
 
 import zipfile
@@ -17,7 +17,9 @@ from . import zoo
 from .saved import network, read_weights
 from .weights import WeightsError, read_checkpoint
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # by which the command normalises images
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # by which images are normalised, unless they are not
+Colours = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation
+IMAGENET, NONE = (MEAN, STD), ((0.0,) * 3, (1.0,) * 3)
 
 
 class Teacher(nn.Module):
@@ -25,14 +27,17 @@ class Teacher(nn.Module):
 
     classes: list[str] | None = None  # their names, if its file says them
 
-    def __init__(self, network: nn.Module, size: int | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, size: int | None = None, wants: Colours = IMAGENET, given: Colours = IMAGENET
+    ) -> None:
         super().__init__()
         self.network, self.size = network.eval(), size
         for parameter in network.parameters():
             parameter.requires_grad = False
-        scale = [ours / theirs for ours, theirs in zip(STD, std, strict=True)]
-        shift = [(ours - theirs) / by for ours, theirs, by in zip(MEAN, mean, std, strict=True)]
-        self.as_ours = tuple(mean) == MEAN and tuple(std) == STD
+        (mean, std), (our_mean, our_std) = wants, given
+        scale = [ours / theirs for ours, theirs in zip(our_std, std, strict=True)]
+        shift = [(ours - theirs) / by for ours, theirs, by in zip(our_mean, mean, std, strict=True)]
+        self.as_given = (tuple(mean), tuple(std)) == given
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1))
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1))
 
@@ -42,7 +47,7 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.size is not None and images.shape[-1] != self.size:
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return self.network(images if self.as_ours else torch.addcmul(self.shift, images, self.scale))
+        return self.network(images if self.as_given else torch.addcmul(self.shift, images, self.scale))
 
     def sum(self) -> str:
         """Of its weights: the same teacher has the same."""
@@ -53,20 +58,23 @@ class Teacher(nn.Module):
         return f"{total:08x}"
 
 
-def load(name: str, *, subnet: str | None = None, size: int | None = None) -> Teacher:
-    """The teacher that `name` means; of many networks in one, `subnet` (by default the largest)."""
-    mean, std, classes = MEAN, STD, None
+def load(name: str, *, subnet: str | None = None, size: int | None = None, given: Colours = IMAGENET) -> Teacher:
+    """The teacher that `name` means; of many networks in one, `subnet` (by default the largest).
+
+    `given`: how the images are normalised that it is called with.
+    """
+    wants, classes = IMAGENET, None
     if name.startswith("timm:"):
-        found, mean, std = _timm(name.removeprefix("timm:"))
+        found, wants = _timm(name.removeprefix("timm:"))
     elif Path(name).is_file() and _is_torchscript(Path(name)):
         found = torch.jit.load(name, map_location="cpu")
     elif Path(name).is_file() or name in zoo.RELEASED:
-        (found, classes), subnet = _ours(name, subnet), None
+        (found, classes, wants), subnet = _ours(name, subnet), None
     else:
         found = _torchvision(name)
     if subnet is not None:
         raise WeightsError(f"--teacher-subnet {subnet}: {name} is one network")
-    teacher = Teacher(found, size, mean, std)
+    teacher = Teacher(found, size, wants, given)
     teacher.classes = classes
     return teacher
 
@@ -84,13 +92,14 @@ def check(teacher: Teacher, name: str, classes: int, size: int) -> None:
         raise WeightsError(f"--teacher {name}: gives {shape} for an image, not the logits of {classes} classes")
 
 
-def _ours(name: str, subnet: str | None) -> tuple[nn.Module, list[str] | None]:
+def _ours(name: str, subnet: str | None) -> tuple[nn.Module, list[str] | None, Colours]:
     saved = read_weights(zoo.weights_file(name), name)
     model = network(saved)
     try:
-        return model.extract(model.checked(subnet and model.parse(subnet))), saved.classes
+        found = model.extract(model.checked(subnet and model.parse(subnet)))
     except ValueError as error:
         raise WeightsError(f"--teacher-subnet: {error}") from None
+    return found, saved.classes, NONE if saved.settings.get("normalize") == "none" else IMAGENET
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -104,7 +113,7 @@ def _torchvision(name: str) -> nn.Module:
     return network
 
 
-def _timm(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+def _timm(name: str) -> tuple[nn.Module, Colours]:
     try:
         import timm
     except ImportError:
@@ -113,7 +122,7 @@ def _timm(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
         network = timm.create_model(name, pretrained=True)
     except (RuntimeError, OSError) as error:  # an unknown name; no connection
         raise WeightsError(f"--teacher timm:{name}: {' '.join(str(error).split())[:160]}") from None
-    return network, network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    return network, (network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
 
 
 def _is_torchscript(path: Path) -> bool:

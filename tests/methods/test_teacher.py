@@ -36,7 +36,7 @@ def test_the_loss_is_the_formula(flags: str) -> None:
     args.subpath_temp = methods.defaults(args)["subpath_temp"]
     method = methods.METHODS["adn"](args, model)
     outside = tiny("resnet18").double().extract()
-    method.outside = teacher.Teacher(outside, None, teacher.MEAN, teacher.STD)
+    method.outside = teacher.Teacher(outside)
     images, labels = batch(6).double(), torch.arange(6)
     step = TrainingStep(model, torch.nn.CrossEntropyLoss(), method.distance, torch.no_grad)
     results = step(method.passes(0, 0), images, labels, lambda loss: None)
@@ -63,10 +63,12 @@ def test_what_can_teach(tmp_path: Path) -> None:
         expected = model(batch(), subnet and model.parse(subnet))
         torch.testing.assert_close(found.train()(batch()), expected)
     assert teacher.load(str(ours)).sum() != teacher.load(str(ours), subnet="TTT").sum()
-    bright = teacher.Teacher(model.extract(), 28, (0.5,) * 3, (0.5,) * 3)
+    bright = teacher.Teacher(model.extract(), 28, ((0.5,) * 3, (0.5,) * 3))
     pixels = batch() * torch.tensor(teacher.STD).view(3, 1, 1) + torch.tensor(teacher.MEAN).view(3, 1, 1)
     small = F.interpolate((pixels - 0.5) / 0.5, size=(28, 28), mode="bilinear", antialias=True)
     torch.testing.assert_close(bright(batch()), model(small), atol=1e-4, rtol=1e-4)
+    plain = teacher.load(str(script), given=teacher.NONE)  # a run with --normalize none
+    torch.testing.assert_close(plain(pixels), model(batch()), atol=1e-4, rtol=1e-4)
     for name, subnet, message in (
         (ours, "TT", "--teacher-subnet: .*TT"),
         (script, "TTT", "is one network"),
@@ -78,7 +80,7 @@ def test_what_can_teach(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gives \[1, 10\] for an image, not the logits of 9 classes"):
         teacher.check(teacher.load(str(ours)), "ours", 9, 32)
     with pytest.raises(WeightsError, match=r"fails on images of 24 pixels .*--teacher-size"):
-        teacher.check(teacher.Teacher(tiny("vit_b_16"), None, teacher.MEAN, teacher.STD), "vit", 7, 24)
+        teacher.check(teacher.Teacher(tiny("vit_b_16")), "vit", 7, 24)
 
 
 def test_a_taught_run_goes_on_to_the_same_bits_and_only_with_its_teacher(tmp_path: Path, capfd) -> None:

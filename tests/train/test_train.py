@@ -71,7 +71,12 @@ def test_a_recipe_is_understood(recipe):
     method = methods.METHODS[args.method](args, model)
     passes = method.passes(0, 0)
     assert [this.role for this in passes] == list(method.roles)
-    assert {this.subnet for this in passes} & set(method.tested.values())
+    if args.method == "adn":
+        assert [(this.role, this.subnet) for this in passes] == [("super", model.super_net), ("base", model.base_net)]
+    elif args.method == "dsnet-gate":
+        assert [this.subnet for this in passes] == ["gate"]
+    else:
+        assert {model.subnets[0], model.subnets[-1]} <= {this.subnet for this in passes}
     presets.train_transform(args)
 
 
@@ -80,7 +85,9 @@ def test_a_recipe_trains_in_two_processes(broken, tmp_path):
 
     One of the images cannot be read.
     """
-    (recipe,) = [line for line in commands("training") if "--model mobilenet_v2 " in line]
+    recipes = commands("training")
+    assert sum("--method" not in line for line in recipes) == 5, "those of the official code"
+    (recipe,) = [line for line in recipes if "--model mobilenet_v2 " in line]
     flags = arguments(recipe, {"data path": broken, "checkpoint": tmp_path})
     more = ["--epochs=2", "--batch-size=2", "--workers=0", "--on-corrupt=skip"]
     done = launch("train_adn.py", *flags, *more, processes=2)
