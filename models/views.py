@@ -147,6 +147,9 @@ class Views(WithStatistics):
                 subnets[word] = self.parse(word)
         return list(subnets.values())
 
+    def forget_statistics(self) -> None:
+        self._keep({})  # in any case: weights are being loaded, perhaps in the place of those that views hold
+
     def _word(self, subnet: Hashable) -> str:
         return self.name(subnet)
 

@@ -98,6 +98,8 @@ def test_copies_follow_the_network(model: TwoWidths) -> None:
     model.body[2] = nn.Tanh()
     assert isinstance(model.view("narrow").body[2], nn.Tanh)
     expected = model.eval()(images(), "narrow")
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    assert model._view("narrow").network.body[1].weight is model.body[1].weight
     for twin in twins:
         twin.body[2] = nn.Tanh()
         twin.load_state_dict(model.state_dict())
