@@ -17,6 +17,7 @@ from .selection import with_children
 
 # expansion, channels, repeats, stride: the paper's table, which torchvision keeps inside its constructor
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+SMALL = ((1, 16, 1, 1), (4, 24, 2, 1), (4, 32, 2, 2), (4, 64, 2, 2))  # for images of about 32 pixels
 
 
 class ConvNorm(nn.Module):
@@ -79,3 +80,4 @@ def _without_units(module: nn.Module) -> nn.Module:
 
 
 network("mobilenet_v2", AdaptiveMobileNetV2)
+network("mobilenet_v2_small", AdaptiveMobileNetV2, inverted_residual_setting=SMALL)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reproduce quick                         about 80 minutes on 2 CPU cores
     python -m benchmarks.reproduce full --jobs 1 -- --download   one GPU; what follows -- goes to every train_adn.py
-    python -m benchmarks.reproduce --report                      write results/method.md from results/*.json
+    python -m benchmarks.reproduce --report                      write results/method.md, systems.md from results/*.json
 
 Stops and continues at any time: a finished run is kept, an unfinished one goes on from its checkpoint.
 """
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reproduce import page
+from benchmarks.reproduce import page, systems
 from benchmarks.reproduce.grids import GRIDS
 from benchmarks.reproduce.runner import Runner
 from utils.errors import UserError
@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     add("grid", nargs="?", choices=GRIDS, default="full", help="which grid (default: full)")
     add("--dry-run", action="store_true", help="list the runs, run nothing")
     add("--report", action="store_true", help="only write page and pictures from the results there are")
+    costs = f"only measure what the networks of `{systems.GRID}` take: minutes in which nothing else should run"
+    add("--costs", action="store_true", help=costs)
     add("--time-limit", type=COUNT, default=0, metavar="MIN", help="stop cleanly after so many minutes")
     add("--jobs", type=COUNT, default=os.cpu_count() or 1, metavar="N", help="runs at a time (default: one per core)")
     add("--work-dir", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="of the runs (%(default)s)")
@@ -37,9 +39,13 @@ def main(argv: Sequence[str]) -> int:
     end = [*argv, "--"].index("--")
     args = parser.parse_args(argv[:end], argparse.Namespace(flags=argv[end + 1 :]))
     try:
+        if args.costs:
+            print(f"written: {systems.measure(args.work_dir, args.results)}")
+            return 0
         if not args.report:
             return reproduce(args)
-        print(f"written: {page.write(args.results)}")
+        pages = [page.write(args.results, besides=systems.GRID), systems.write(args.results)]
+        print(f"written: {', '.join(str(path) for path in pages if path)}")
     except UserError as error:
         print(f"benchmarks.reproduce: error: {error}", file=sys.stderr)
         return 2

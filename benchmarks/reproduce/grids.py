@@ -4,11 +4,14 @@ from typing import Literal, NamedTuple
 
 
 class Method(NamedTuple):
+    """`{sizes[1]}` in a title or in flags is the setting's second size of images."""
+
     title: str
     tested: str  # which sub-networks
-    training: str = ""  # flags of training
-    network: str = ""  # flags of training and testing
-    longer: int = 1  # how many times the setting's epochs
+    training: str | None = ""  # flags of training; None: nothing is trained
+    network: str = ""  # flags of training and testing, which win over the setting's
+    longer: float = 1  # how many times the setting's epochs
+    after: str = ""  # the method whose weights it starts from
 
 
 METHODS = {
@@ -26,6 +29,47 @@ METHODS = {
 }
 MAIN, ALL = ("adn", "super", "base"), tuple(METHODS)
 
+# The other systems, on networks of the same make: depth, widths and resolutions of a MobileNetV2, the gate's is a V1.
+S, US, GATED = (f"--model {name}_small" for name in ("s_mobilenet_v2", "us_mobilenet_v2", "slimmable_mbnet_v1"))
+WIDTHS = "1.0 0.75 0.5 0.35"
+DSNET = "--method dsnet --model-ema --model-ema-steps 1 --model-ema-decay 0.99"
+ALONE = "--method individual --skip-cfg super"
+
+
+def smaller(number: int) -> str:
+    return f"--val-resize-size {{sizes[{number}]}} --val-crop-size {{sizes[{number}]}}"
+
+
+def plain_at(number: int) -> Method:
+    return Method(f"plain network, tested at {{sizes[{number}]}}", "super", None, smaller(number), after="plain")
+
+
+def plain_of(number: int) -> Method:
+    training = f"{ALONE} --train-crop-size {{sizes[{number}]}}"
+    return Method(f"plain network of size {{sizes[{number}]}}", "super", training, smaller(number))
+
+
+SYSTEMS = {
+    "adn": METHODS["adn"],
+    "plain": Method("plain network", "super", ALONE),
+    "slimmable": Method("S-Net", "all", "--method slimmable", S),
+    "sandwich": Method("US-Net", WIDTHS, "--method sandwich", US),
+    "dsnet": Method("DS-Net without its gate", "all", DSNET, GATED),
+    "gate": Method("DS-Net", "gate", "--method dsnet-gate", GATED, 0.5, "dsnet"),
+    "san": Method("SAN", "all", "--method san --larger-teach", "--model meta_mobilenetv2_small --sizes {sizes}"),
+    **{f"plain-at-{number}": plain_at(number) for number in range(1, 5)},
+    "drawn": METHODS["drawn"],
+    "sandwich-labels": Method(
+        "US-Net without distillation", WIDTHS, "--method sandwich --no-in-place-distillation", US
+    ),
+    "gate-corrected": Method(
+        "DS-Net, corrected loss", "gate", "--method dsnet-gate --gate-loss corrected", GATED, 0.5, "dsnet"
+    ),
+    **{f"plain-of-{number}": plain_of(number) for number in range(1, 5)},
+    "slimmable-distilled": Method("S-Net with distillation", "all", "--method slimmable --in-place-distillation", S),
+}
+METHODS |= SYSTEMS
+
 
 class Setting(NamedTuple):
     """A network with its recipe, the same for every method."""
@@ -35,6 +79,14 @@ class Setting(NamedTuple):
     network: str  # flags of training and testing: the network, its images, the precision
     recipe: str  # flags of training
     epochs: int
+    sizes: str = ""  # of images, for methods of several
+
+
+class Sizes(str):
+    """As a flag has them; [1] is the second."""
+
+    def __getitem__(self, number: int) -> str:
+        return self.split()[number]
 
 
 Purpose = Literal["training", "raw", "calibrated"]  # then tests with the statistics of training, and with own ones
@@ -49,28 +101,44 @@ class Run(NamedTuple):
     def name(self) -> str:
         return f"{self.setting.name}-{self.method}-{self.seed}"
 
+    @property
+    def before(self) -> "Run | None":
+        """Whose weights it starts from."""
+        after = METHODS[self.method].after
+        return self._replace(method=after) if after else None
+
+    @property
+    def purposes(self) -> tuple[Purpose, ...]:
+        tests = ("raw", "calibrated")
+        return tests if METHODS[self.method].training is None else ("training", *tests)
+
+    @property
+    def title(self) -> str:
+        return METHODS[self.method].title.format(sizes=Sizes(self.setting.sizes))
+
     def flags(self, purpose: Purpose) -> list[str]:
         """Of a user's train_adn.py command, but for folders and weights. The tests are on all test images."""
         method = METHODS[self.method]
-        rest = f"{self.setting.recipe} {method.training} --epochs {self.setting.epochs * method.longer}"
+        epochs = round(self.setting.epochs * method.longer)
+        rest = f"{self.setting.recipe} {method.training} --epochs {epochs}"
         rest = f"{rest} --seed {self.seed} --calibrate 0"
         if purpose != "training":
             batches = 0 if purpose == "raw" else 40
             rest = f"--test-only --skip-cfg {method.tested} --batch-size 250 --latency-batch 0 --no-picture"
             rest = f"{rest} --calibrate {batches} --budget-gmacs 1000"  # with a budget one sub-network has a table too
-        return f"{self.setting.network} {method.network} {rest}".split()
+        return f"{self.setting.network} {method.network} {rest}".format(sizes=Sizes(self.setting.sizes)).split()
 
 
 class Grid:
     """Settings and seeds; the note stands wherever its results are shown."""
 
-    def __init__(self, note: str, *settings: Setting, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    def __init__(self, note: str, *settings: Setting, seeds: tuple[int, ...] = (0, 1, 2), first: int = 4) -> None:
+        """A whole seed of the `first` methods before the next: a grid cut short still compares like with like."""
         self.note = note
-        # a whole seed before the next, so that a grid cut short still compares like with like; ablations at the end
         self.runs = [
             Run(setting, method, seed)
             for setting in settings
-            for methods in (setting.methods[:4], setting.methods[4:])
+            for methods in (setting.methods[:first], setting.methods[first:])
             for seed in seeds
             for method in methods
         ]
@@ -83,6 +151,13 @@ SGD = f"{WARM} --batch-size 128 --lr 0.1 --weight-decay 5e-4"
 ADAMW = "--opt adamw --weight-decay 0.05 --transformer-embedding-decay 0 --clip-grad-norm 5"
 SHORT = f"{COSINE} --batch-size 32 --val-images 1000"
 SHORT_ADAMW = f"{SHORT} --opt adamw --lr 0.0005 --weight-decay 0.05 --train-images 10000"
+
+SMALL_ADAMW = f"{WARM} --opt adamw --lr 0.003 --weight-decay 0.05 --batch-size 64 --workers 0"
+
+
+def small(data: str, size: int) -> str:
+    return f"--model mobilenet_v2_small --data-path {data} --val-resize-size {size} --val-crop-size {size}"
+
 
 GRIDS = {
     "full": Grid(
@@ -118,6 +193,26 @@ GRIDS = {
             "--val-images 2000",
             8,
         ),
+    ),
+    "systems": Grid(
+        "small MobileNetV2s (the gate's is a V1) on the digits and on 4,000 of Fashion-MNIST's images, on CPU cores",
+        Setting(
+            "digits",
+            tuple(SYSTEMS),
+            small("digits", 16),
+            f"{SMALL_ADAMW} --train-crop-size 16",
+            16,
+            "16 14 12 10 8",
+        ),
+        Setting(
+            "fashion-mnist",
+            tuple(SYSTEMS),
+            small("fashion-mnist", 20),
+            f"{SMALL_ADAMW} --train-crop-size 20 --train-images 4000 --val-images 1000",
+            8,
+            "20 16 14 12 10",
+        ),
+        first=len(SYSTEMS),
     ),
     "quick": Grid(
         "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",

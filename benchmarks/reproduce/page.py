@@ -119,10 +119,11 @@ def paired(function: Any, *by_seed: dict[int, float]) -> list[float]:
     return [function(*(values[seed] for values in by_seed)) for seed in seeds]
 
 
-def write(folder: Path) -> Path:
-    """The page and its pictures, from every grid's results, the larger grids first."""
+def write(folder: Path, besides: str) -> Path:
+    """The page and its pictures, from every grid's results but that with a page of its own, the larger grids first."""
     contents = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    grids = sorted((c for c in contents if "grid" in c), key=lambda content: (-content["planned"], content["grid"]))
+    mine = [content for content in contents if content.get("grid", besides) != besides]
+    grids = sorted(mine, key=lambda content: (-content["planned"], content["grid"]))
     if not grids:
         raise UserError(f"{folder}: no results of a grid there; run `python -m benchmarks.reproduce` first")
     lines = [OPENING]

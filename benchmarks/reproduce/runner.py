@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ class Runner:
 
     def execute(self, runs: Sequence[Run]) -> bool:
         """False if stopped before all were finished."""
+        begun: dict[Run, Future] = {}
         with ThreadPoolExecutor(self.jobs) as threads:
-            list(threads.map(self.run, runs))
+            for run in runs:
+                begun[run] = threads.submit(self.run, run, begun.get(run.before))
+        for future in begun.values():
+            future.result()
         return all(self.result(run) for run in runs)
 
     def result(self, run: Run) -> dict[str, Any] | None:
@@ -45,10 +49,12 @@ class Runner:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGTERM)
 
-    def run(self, run: Run) -> None:
+    def run(self, run: Run, before: Future | None = None) -> None:
         """Training, tests, result. If a command fails, all the others stop."""
+        if before:
+            before.result()
         place = self.folder / run.name
-        for purpose in ("training", "raw", "calibrated"):
+        for purpose in run.purposes:
             if self.stopped or self.result(run):
                 return
             if (code := self.command(place, run, purpose)) and not self.stopped:
@@ -56,15 +62,20 @@ class Runner:
                 raise UserError(f"{run.name}: a command ended with exit code {code}; see {place / 'log.txt'}")
         if code == 0:
             with whole_file(place / "result.json") as file:
-                file.write(json.dumps(summary(place, run)).encode())
-            for path in place.glob("*.pth"):  # together they would fill a disk
+                file.write(json.dumps(self.summary(place, run)).encode())
+            for path in set(place.glob("*.pth")) - {place / "checkpoint.pth"}:  # together they would fill a disk
                 path.unlink()
 
     def command(self, place: Path, run: Run, purpose: Purpose) -> int:
         training = purpose == "training"
         output = place if training else place / purpose
         output.mkdir(parents=True, exist_ok=True)
-        own = ["--resume", "auto"] if training else ["--weights", f"{place}/checkpoint.pth"]
+        weights = place / "checkpoint.pth"
+        if run.before and not weights.exists():
+            weights = self.folder / run.before.name / weights.name
+        own = ["--resume", "auto"] if training else []
+        if run.before or not training:
+            own += ["--weights", str(weights)]
         script = Path(__file__).resolve().parents[2] / "train_adn.py"
         command = [sys.executable, str(script), *run.flags(purpose), *self.extra, "--output-dir", str(output), *own]
         env = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
@@ -81,23 +92,25 @@ class Runner:
             file.write(json.dumps(took) + "\n")
         return child.returncode
 
-
-def summary(place: Path, run: Run) -> dict[str, Any]:
-    """What a run came to, without a word about where on this machine it was."""
-    about = json.loads((place / "run.json").read_text())
-    raw, calibrated = (
-        {row["name"]: row for row in json.loads((place / purpose / "subnets.json").read_text())["subnets"]}
-        for purpose in ("raw", "calibrated")
-    )
-    times = [json.loads(line) for line in (place / "times.jsonl").read_text().splitlines()]
-    device = about["args"]["device"]
-    return {"setting": run.setting.name, "method": run.method, "seed": run.seed, "device": device} | {
-        "command": " ".join(["python train_adn.py", *run.flags("training")]),
-        "subnets": {
-            name: {"top1": row["top1"], "calibrated": calibrated[name]["top1"], "gmacs": row["gmacs"]}
-            for name, row in raw.items()
-        },
-        "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
-        "versions": about["versions"],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores" if device == "cpu" else about["device"],
-    }
+    def summary(self, place: Path, run: Run) -> dict[str, Any]:
+        """What a run came to, without a word about where on this machine it was."""
+        trained = place if "training" in run.purposes else self.folder / run.before.name
+        about = json.loads((trained / "run.json").read_text())
+        raw, calibrated = (
+            {row["name"]: row for row in json.loads((place / purpose / "subnets.json").read_text())["subnets"]}
+            for purpose in ("raw", "calibrated")
+        )
+        times = [json.loads(line) for line in (place / "times.jsonl").read_text().splitlines()]
+        device = about["args"]["device"]
+        known = {"setting": run.setting.name, "method": run.method, "seed": run.seed}
+        return known | {
+            "device": device,
+            "command": " ".join(["python train_adn.py", *run.flags(run.purposes[0])]),
+            "subnets": {
+                name: {"top1": row["top1"], "calibrated": calibrated[name]["top1"], "gmacs": row["gmacs"]}
+                for name, row in raw.items()
+            },
+            "seconds": {what: sum(t[what] for t in times if not t["testing"]) for what in ("wall", "cpu")},
+            "versions": about["versions"],
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores" if device == "cpu" else about["device"],
+        }

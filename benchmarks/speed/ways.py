@@ -66,7 +66,10 @@ def our_step(case: Case, flags: str) -> Call:
         method = methods.METHODS[args.method](args, model)
         names = [str(number) for number in range(CLASSES)]
         training = run.make_run(args, machine, names, model, method)
-    meters, batch = Meters(len(method.roles), case.device), Batch(*case.random_batch(), [])
+    images, labels = case.random_batch()
+    if args.sizes:
+        images = [F.interpolate(images, (size, size)) for size in args.sizes]
+    meters, batch = Meters(len(method.roles), case.device), Batch(images, labels, [])
     return lambda: engine.take_step(training, training.on_device([batch]), 1, meters)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import mobilenetv2, resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from ..mobilenetv2 import SMALL
 from ..registry import network
 from ..resnet_small import SmallResNet
 from ..zoo import AdaptiveWeights, enter, released
@@ -61,6 +62,7 @@ network("meta_resnext50_32x4d", MetaResNet, resnet.ResNet, Bottleneck, [3, 4, 6,
 network("meta_resnext101_32x8d", MetaResNet, resnet.ResNet, Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8)
 network("meta_resnet20", MetaResNet, SmallResNet, 3)  # for images of about 32 pixels
 network("meta_mobilenetv2", MetaMobileNetV2)
+network("meta_mobilenetv2_small", MetaMobileNetV2, inverted_residual_setting=SMALL)
 
 ROW = {  # those between trained sizes: the authors do not say in which mode they tested
     **{"224": (0.300, 72.86), "208@224+192": (0.270, 72.42), "192": (0.221, 72.22), "176@192+160": (0.195, 71.63)},

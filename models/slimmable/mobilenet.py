@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from ..mobilenetv2 import GROUPS, SMALL
 from ..registry import network
 from . import lists
 from .channels import RGB, Channels, fixed, rounded, times
@@ -13,9 +14,6 @@ from .widths import Listed, Ranged, Rows, widths_from
 
 V1 = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-# of the stem and each block
-V2 = (32, 16, *2 * (24,), *3 * (32,), *4 * (64,), *3 * (96,), *3 * (160,), 320)
-V2_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 MNASNET_STRIDES = (1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 MNASNET_KERNELS = (3, 3, 3, 3, 5, 5, 5, 5, 5, 5, 3, 3, 5, 5, 5, 5, 3)
 
@@ -48,8 +46,9 @@ class MobileNetV2(Network):
         counts: Sequence[Channels],
         num_classes: int = 1000,
         stem: str = "imagenet",
-        strides: Sequence[int] = V2_STRIDES,
-        kernels: Sequence[int] = (3,) * 17,
+        *,
+        strides: Sequence[int],
+        kernels: Sequence[int] | None = None,
         shared_tail: bool = False,
     ) -> None:
         """`counts` are of the stem, the first block, inside and after each further block, and of the last convolution.
@@ -60,6 +59,7 @@ class MobileNetV2(Network):
         first, *strides = _strides(strides, stem)
         features = [nn.Sequential(*layers.unit(RGB, inputs, 3, first, nn.ReLU6(inplace=True)))]
         hidden = [inputs, *counts[1::2]]
+        kernels = kernels or [3] * len(strides)
         for inside, outputs, kernel, stride in zip(hidden, counts[::2], kernels, strides, strict=True):
             features.append(_inverted_residual(layers, inputs, inside, outputs, kernel, stride))
             inputs = outputs
@@ -105,17 +105,28 @@ class UniversalMobileNetV2(Ranged, MobileNetV2):
     pass
 
 
-v1 = [partial(rounded, count) for count in V1]
-v2 = [partial(rounded, count) for count in V2]
-for number in range(2, len(V2)):  # before each block's output what is inside it
-    v2.insert(2 * number - 2, partial(times, 6, v2[2 * number - 3]))
-v2.append(partial(fixed, 1280))
+def _v2(groups: Sequence[Sequence[int]]) -> tuple[list[Channels], list[int]]:
+    """The channels and the strides of a MobileNetV2's table."""
+    counts, strides = [partial(rounded, 32)], []
+    for expansion, channels, repeats, stride in groups:
+        for number in range(repeats):
+            if strides:  # the first block has nothing inside that were wider
+                counts.append(partial(times, expansion, counts[-1]))
+            counts.append(partial(rounded, channels))
+            strides.append(1 if number else stride)
+    return [*counts, partial(fixed, 1280)], strides
 
+
+v1 = [partial(rounded, count) for count in V1]
 network("s_mobilenet_v1", SlimmableMobileNetV1, v1, widths=(0.25, 0.5, 0.75, 1.0))
-network("s_mobilenet_v2", SlimmableMobileNetV2, v2, widths=(0.35, 0.5, 0.75, 1.0), shared_tail=True)
 network("us_mobilenet_v1", UniversalMobileNetV1, v1, widths=widths_from(0.25))
-network("us_mobilenet_v2", UniversalMobileNetV2, v2, widths=widths_from(0.35), shared_tail=True)
+for name, groups in (("mobilenet_v2", GROUPS), ("mobilenet_v2_small", SMALL)):
+    v2, strides = _v2(groups)
+    rest = {"strides": strides, "shared_tail": True}
+    network(f"s_{name}", SlimmableMobileNetV2, v2, widths=(0.35, 0.5, 0.75, 1.0), **rest)
+    network(f"us_{name}", UniversalMobileNetV2, v2, widths=widths_from(0.35), **rest)
 network("autoslim_mobilenet_v1", AutoSlimMobileNetV1, lists.MOBILENET_V1)
-network("autoslim_mobilenet_v2", AutoSlimMobileNetV2, lists.MOBILENET_V2)
+_, strides = _v2(GROUPS)
+network("autoslim_mobilenet_v2", AutoSlimMobileNetV2, lists.MOBILENET_V2, strides=strides)
 mnasnet = {"strides": MNASNET_STRIDES, "kernels": MNASNET_KERNELS}
 network("autoslim_mnasnet", AutoSlimMobileNetV2, lists.MNASNET, **mnasnet)

@@ -15,20 +15,22 @@ import pytest
 
 import methods
 from benchmarks.reproduce import __main__ as command
-from benchmarks.reproduce import page
-from benchmarks.reproduce.grids import GRIDS, Grid, Run, Setting
+from benchmarks.reproduce import page, systems
+from benchmarks.reproduce.grids import GRIDS, METHODS, Grid, Method, Run, Setting
 from benchmarks.reproduce.page import BETTER, SAME, UNKNOWN, WORSE, Claim, Outcome
 from benchmarks.reproduce.runner import Runner
 from utils.errors import UserError
 from utils.flags.arguments import parser
 
 ROOT = Path(__file__).parents[2]
+METHODS["smaller"] = Method("ADN at {sizes[1]}", "super", None, "--val-crop-size {sizes[1]}", after="adn")
 TINY = Setting(
     "tiny",
-    ("adn",),
+    ("adn", "smaller"),
     "--model resnet20 --data-path digits --val-resize-size 16 --val-crop-size 16 --workers 0",
     "--train-crop-size 16 --train-images 240 --val-images 50 --batch-size 60",
     3,
+    "16 12",
 )
 
 
@@ -115,14 +117,14 @@ def test_the_page_holds_the_numbers_and_the_pictures(tmp_path: Path):
     results = made_up(adn=GOOD, super=[{"FF": 79.5}] * 3, base=[{"TT": 80.0}] * 3, labels=lower(GOOD, [1, 2, 2]))
     (tmp_path / "made-up.json").write_text(json.dumps(results))
     (tmp_path / "speed-cpu.json").write_text('{"groups": []}')  # lies beside it, and is none of these
-    text = page.write(tmp_path).read_text()
+    text = page.write(tmp_path, "systems").read_text()
     assert "| ADN | 3 | 81.00 ± 1.00 | 77.00 ± 1.00 | 79.00 ± 1.00 | 1.50 ± 0.00 |" in text
     assert "| adn FF − super FF | +1.50 ± 1.00 | holds: better |" in text
     for run in results["runs"]:
         for row in run["subnets"].values():
             row["calibrated"] = row["top1"] + (3 if run["method"] == "base" else 0.5)
     (tmp_path / "made-up.json").write_text(json.dumps(results))
-    text = page.write(tmp_path).read_text()
+    text = page.write(tmp_path, "systems").read_text()
     assert "| ADN | 3 | 81.00 ± 1.00 | 81.50 ± 1.00 | 77.00 ± 1.00 | 77.50 ± 1.00 | 79.00 ± 1.00 |" in text
     assert (
         "| adn TT − base TT | -3.00 ± 1.00 | **does not hold**: worse | -5.50 ± 1.00 | **does not hold**: worse" in text
@@ -136,8 +138,7 @@ def test_the_grids_are_what_the_command_takes(grid: Grid):
     assert len({run.name for run in grid.runs}) == len(grid.runs)
     assert {run.seed for run in grid.runs} == {0, 1, 2}
     for run in grid.runs:
-        parser(methods).parse_args(run.flags("training"))
-        for purpose in ("raw", "calibrated"):
+        for purpose in run.purposes:
             parser(methods).parse_args([*run.flags(purpose), "--weights", "some"])
 
 
@@ -159,16 +160,19 @@ def test_a_grid_stopped_goes_on(tmp_path: Path):
     grid = subprocess.Popen([sys.executable, "-c", program, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     wait_for((place / "checkpoint.pth").exists)
     grid.send_signal(signal.SIGALRM)  # as --time-limit does
-    assert "0 of 1 runs" in grid.communicate()[0]
+    assert "0 of 2 runs" in grid.communicate()[0]
     assert grid.returncode == 75
     assert (place / "checkpoint.pth").exists()
 
     grid = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "1 of 1 runs" in grid.stdout
+    assert "2 of 2 runs" in grid.stdout
     assert "Resumed" in (place / "log.txt").read_text()
-    assert not list(place.glob("*.pth"))
+    assert [path.name for path in place.glob("*.pth")] == ["checkpoint.pth"]
     text = (tmp_path / "results" / "tiny.json").read_text()
-    [result] = json.loads(text)["runs"]
+    result, smaller = json.loads(text)["runs"]
+    assert smaller["subnets"]["FFF"]["gmacs"] < result["subnets"]["FFF"]["gmacs"]  # the same weights, tested at 12
+    assert smaller["seconds"]["cpu"] == 0
+    assert "--test-only" in smaller["command"]
     assert len(result["subnets"]) == 2**3  # this network has three stages
     assert all(row.keys() == {"top1", "calibrated", "gmacs"} for row in result["subnets"].values())
     assert any(row["top1"] != row["calibrated"] for row in result["subnets"].values())
@@ -194,6 +198,60 @@ def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 300
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
+
+
+def of_systems(**subnets: list[dict[str, tuple[float, float, float]]]) -> dict:
+    """For each method, seed by seed: cost, raw and calibrated accuracy of what it was tested in."""
+    runs = [
+        {
+            "setting": "digits",
+            "method": method.replace("_", "-"),
+            "seed": seed,
+            "subnets": {
+                name: dict(zip(("gmacs", "top1", "calibrated"), row, strict=True)) for name, row in rows.items()
+            },
+        }
+        for method, seeds in subnets.items()
+        for seed, rows in enumerate(seeds)
+    ]
+    return {"grid": "systems", "note": "a test", "planned": 99, "runs": runs}
+
+
+def test_the_page_of_systems_compares_at_the_same_cost(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    less = [0.0, 0.2, -0.2]
+    results = of_systems(
+        plain=[{"FFF": (0.004, 90, 90 + by)} for by in less],
+        adn=[{"FFF": (0.004, 90, 90), "TTT": (0.002, 85, 88 + by)} for by in less],
+        sandwich=[{"1.0": (0.004, 91, 91), "0.5": (0.002, 10, 86), "0.35": (0.001, 80, 80)} for _ in less],
+        sandwich_labels=[{"1.0": (0.004, 91, 91), "0.5": (0.002, 10, 87), "0.35": (0.001, 79, 79)} for _ in less],
+        dsnet=[{"largest": (0.004, 90, 90), "smallest": (0.002, 80, 80)} for _ in less],
+        gate=[{"gate": (0.003, 87, 87)} for _ in less],
+        gate_corrected=[{"gate": (0.0025, 82, 82)} for _ in less],
+    )
+    (tmp_path / "systems.json").write_text(json.dumps(results))
+    text = systems.write(tmp_path).read_text()
+    assert "| gate − dsnet at its MACs | +2.00 ± 0.00 | holds: better |" in text
+    assert "| gate-corrected − dsnet at its MACs | -0.50 ± 0.00 | **does not hold**: worse |" in text
+    assert "| sandwich 0.5, calibrated − raw − 10 | +66.00 ± 0.00 | holds: better |" in text
+    assert "| sandwich 0.5 − sandwich-labels | -1.00 ± 0.00 | **does not hold**: worse |" in text
+    assert "| adn TTT − sandwich at its MACs | +2.00 ± 0.20 | better |" in text
+    assert "| adn FFF − plain | +0.00 ± 0.20 | holds: no difference |" in text
+    assert "| DS-Net | gate | 3.00 | 87.00 ± 0.00 | 87.00 ± 0.00 |" in text
+    assert (tmp_path / "systems-digits.png").exists()
+    costs = {"machine": {"name": "an abacus"}, "setting": "digits", "steps": {"plain": [1, 2, 3], "adn": [2, 4, 3]}}
+    calls = [{"method": "adn", "subnet": "TTT", "batch": 1, "ms": 1.5}]
+    (tmp_path / systems.COSTS).write_text(json.dumps({**costs, "calls": calls}))
+    text = systems.write(tmp_path).read_text()
+    assert "| ADN | TTT | 2.00 | 85.00 ± 0.00 | 88.00 ± 0.20 | 1.50 |  | 2.00 (1.50 to 2.00) |" in text
+
+
+def test_calls_are_timed_on_real_images(digits_run: Path):
+    calls = systems.calls_of(Run(TINY, "adn", 5), digits_run / "checkpoint.pth", 2)
+    assert len(calls) == 2**3
+    calls["TTT"]()
+    with pytest.raises(UserError, match="trains it"):
+        systems.calls_of(Run(TINY, "adn", 5), digits_run / "none.pth", 2)
 
 
 def test_the_command_plans_and_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture):
