@@ -9,7 +9,7 @@ from methods import METHODS, add_flags
 from methods.adn import AdaptiveDepth, Individual
 from tests.tiny import batch, tiny
 from utils.errors import UserError
-from utils.train.losses import mean_over_space
+from utils.train.losses import Outputs, mean_over_space
 from utils.train.passes import LABELS, Pass
 
 
@@ -79,3 +79,10 @@ def test_middle_networks_share_the_base_net_s_weight_and_are_drawn_anew_in_each_
     assert len(many) == 10
     assert {this.subnet for this in many} == set(model.subnets)
     assert {this.targets for this in many[1:]} == {((LABELS, 0.5 / 9),)}
+
+
+def test_features_of_a_network_without_any_are_refused():
+    distance = AdaptiveDepth(settings("--fpn"), tiny("resnet18")).distance
+    logits = torch.zeros(2, 10)
+    with pytest.raises(UserError, match="--fpn: the stages of this network give no features"):
+        distance(Outputs(logits), Outputs(logits))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.errors import UserError
+
 
 def mean_over_space(feature: Tensor) -> Tensor:
     return feature.mean(dim=(2, 3))
@@ -35,6 +37,8 @@ class Distillation:
     features: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, student: Outputs, teacher: Outputs) -> Tensor:
+        if self.features and not teacher.features:
+            raise UserError("--fpn: the stages of this network give no features to distil; leave it out")
         ours, theirs = student.logits, teacher.logits
         if 0 < self.topk < theirs.shape[1]:
             theirs, classes = theirs.topk(self.topk, dim=1)
