@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reproduce.grids import GRIDS, METHODS, Run, Sizes
-from benchmarks.reproduce.page import BETTER, SAME, Claim, mean, paired
+from benchmarks.reproduce.page import BETTER, KINDS, SAME, Claim, mean, paired
 from benchmarks.speed.results import quartiles
 from utils.errors import UserError
 from utils.evaluate.picture import draw
@@ -116,17 +116,18 @@ def calls_of(run: Run, weights: Path, batch: int) -> dict[str, Callable[[], Any]
 
 
 class Outcome:
-    """The runs of a setting."""
+    """The runs of a setting, with accuracies of one kind."""
 
-    def __init__(self, runs: list[dict[str, Any]]) -> None:
+    def __init__(self, runs: list[dict[str, Any]], kind: str = "calibrated") -> None:
+        self.kind = kind
         self.runs = {(run["method"], run["seed"]): run["subnets"] for run in runs}
         setting = next(run.setting for run in GRIDS[GRID].runs if run.setting.name == runs[0]["setting"])
         self.titles = {method: Run(setting, method, 0).title for method, _ in self.runs}
 
-    def values(self, method: str, subnet: str, what: str = "calibrated") -> dict[int, float]:
-        """By seed; in `what` a result has: top1, calibrated, gmacs."""
+    def values(self, method: str, subnet: str, what: str | None = None) -> dict[int, float]:
+        """By seed: the accuracy, or whatever a result has by this name."""
         mine = {seed: found for (name, seed), found in self.runs.items() if name == method}
-        return {seed: found[subnet][what] for seed, found in mine.items() if subnet in found}
+        return {seed: found[subnet][what or self.kind] for seed, found in mine.items() if subnet in found}
 
     def subnets(self, method: str) -> list[str]:
         """From the dearest to the cheapest."""
@@ -137,13 +138,13 @@ class Outcome:
         """By seed: what the method's sub-networks have at this cost, on the lines between them."""
         found = {}
         for seed in gmacs.keys() & {seed for name, seed in self.runs if name == method}:
-            points = sorted((row["gmacs"], row["calibrated"]) for row in self.runs[method, seed].values())
+            points = sorted((row["gmacs"], row[self.kind]) for row in self.runs[method, seed].values())
             found[seed] = float(np.interp(gmacs[seed], *zip(*points, strict=True)))
         return found
 
     def point(self, method: str, subnet: str, costs: Costs | None) -> dict[str, float | None]:
         latency = costs and costs.call(method, subnet)
-        gmacs, top1 = (fmean(self.values(method, subnet, what).values()) for what in ("gmacs", "calibrated"))
+        gmacs, top1 = (fmean(self.values(method, subnet, what).values()) for what in ("gmacs", None))
         return {"gmacs": gmacs, "top1": top1, "latency_ms": latency}
 
 
@@ -178,7 +179,7 @@ def about_widths(of: Outcome) -> Iterator[Claim]:
             yield compared("Wider is as good or better", label, *values, BETTER, SAME)
     for width in of.subnets("sandwich")[1:-1]:
         least = {seed: raw + 10 for seed, raw in of.values("sandwich", width, "top1").items()}
-        label = f"sandwich {width}, calibrated − raw − 10"
+        label = f"sandwich {width} − (raw + 10)"
         yield compared("Calibration brings ten points", label, of.values("sandwich", width), least, BETTER)
     for method, without in (("sandwich", "sandwich-labels"), ("slimmable-distilled", "slimmable")):
         for width in of.subnets(method):
@@ -220,9 +221,9 @@ def write(folder: Path) -> Path | None:
         about = ", ".join(f"{key} {value}" for key, value in costs.machine.items() if value)
         lines.append(f"Times: {costs.setting}; {about}.")
     for setting in dict.fromkeys(run["setting"] for run in content["runs"]):
-        of = Outcome([run for run in content["runs"] if run["setting"] == setting])
+        raw, of = (Outcome([run for run in content["runs"] if run["setting"] == setting], kind) for kind in KINDS)
         timed = costs if costs and costs.setting == setting else None
-        lines += [f"\n## {setting}\n", *table(of, timed), "", *verdicts(of)]
+        lines += [f"\n## {setting}\n", *table(of, timed), "", *verdicts([raw, of])]
         if draw_outcome(of, timed, setting, picture := folder / f"{GRID}-{setting}.png"):
             lines.append(f"\n![{setting}: accuracy over cost]({picture.name})")
     with whole_file(page := folder / f"{GRID}.md") as file:
@@ -246,10 +247,17 @@ def table(of: Outcome, costs: Costs | None) -> list[str]:
     return lines
 
 
-def verdicts(of: Outcome) -> list[str]:
-    found = [claim for about in QUESTIONS for claim in about(of) if claim.values]
-    lines = ["| question | difference, calibrated | measured | verdict |", "|---|---|---|---|"]
-    return lines + [f"| {c.text} | {c.label} | {mean(c.values, '+')} | {c.verdict} |" for c in found]
+def verdicts(kinds: list[Outcome]) -> list[str]:
+    """All questions, asked of each kind of accuracies."""
+    lines = [
+        f"| question | difference | {' | '.join(f'{KINDS[of.kind]} | verdict' for of in kinds)} |",
+        "|---" * 6 + "|",
+    ]
+    asked = ([claim for about in QUESTIONS for claim in about(of) if claim.values] for of in kinds)
+    for claims in zip(*asked, strict=True):
+        found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
+        lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
+    return lines
 
 
 def draw_outcome(of: Outcome, costs: Costs | None, title: str, path: Path) -> bool:
