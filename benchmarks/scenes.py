@@ -39,12 +39,12 @@ def scene(source: Arrays, side: int, seed: int) -> tuple[Tensor, list[tuple[int,
         number, size = int(random.integers(len(source.images))), int(random.integers(*SIZES))
         digit = F.interpolate(source.images[number][None] / 255, (size, size), mode="bilinear")[0, 0].clamp(0, 1)
         colour = torch.from_numpy(random.uniform(120, 255, (3, 1, 1))).float()
-        for _ in range(TRIES):
+        for _try in range(TRIES):
             top, left = int(random.integers(height - size)), int(random.integers(width - size))
             place = slice(top, top + size), slice(left, left + size)
             if not taken[place].any():
                 taken[place] = True
-                image[:, *place] = image[:, *place] * (1 - digit) + colour * digit
+                image[:, place[0], place[1]] = image[:, place[0], place[1]] * (1 - digit) + colour * digit
                 mask = np.zeros((height, width), np.uint8)
                 mask[place] = (digit > INK).numpy()
                 objects.append((int(source.targets[number]), mask))

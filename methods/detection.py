@@ -7,7 +7,7 @@ from argparse import Namespace, _ArgumentGroup
 from typing import Any
 
 from methods.adn import Individual
-from utils.flags.parsing import FRACTION, NONNEGATIVE, POSITIVE
+from utils.flags.parsing import FRACTION, POSITIVE
 from utils.train.passes import LABELS, Pass
 
 

@@ -51,8 +51,7 @@ def match(image: int, truth: Truth, found: Found, by_masks: bool = False) -> dic
         theirs = np.flatnonzero(truth.labels == label)
         crowd = truth.crowd[theirs]
         if by_masks:
-            own = found.masks[mine].reshape(len(mine), -1).astype(np.float32)  # exact up to 2^24 pixels
-            other = truth.masks[theirs].reshape(len(theirs), -1).astype(np.float32)
+            own, other = _flat(found.masks[mine]), _flat(truth.masks[theirs])
             areas, both = own.sum(1, dtype=np.float64), (own @ other.T).astype(np.float64)
             overlap = _overlaps(both, areas, other.sum(1, dtype=np.float64), crowd)
         else:
@@ -70,6 +69,11 @@ def match(image: int, truth: Truth, found: Found, by_masks: bool = False) -> dic
         on_ignored |= ~right & too_small_or_large[:, None]
         matches[label, image] = Matches(right, on_ignored, found.scores[mine], (~ignored).sum(1))
     return matches
+
+
+def _flat(masks: np.ndarray) -> np.ndarray:
+    """In a type of number whose matrix products are fast, and exact up to 2^24 pixels."""
+    return masks.reshape(len(masks), int(np.prod(masks.shape[1:]))).astype(np.float32)
 
 
 def _overlaps(both: np.ndarray, own: np.ndarray, other: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ def runs_of(mask: np.ndarray) -> list[int]:
 
 
 def unpacked(text: str) -> list[int]:
-    """The runs in a text: each in letters of five bits, the lowest first; from the third on less the one before last."""
+    """The runs in a text: letters of five bits each, the lowest first; from the third on less the one before last."""
     runs: list[int] = []
     value = shift = 0
     for letter in text.encode():

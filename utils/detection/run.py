@@ -1,4 +1,4 @@
-"""A detector in the training loop and in the table of sub-networks: what there stands in the place of a classifier's."""
+"""A detector in the training loop and in the table of sub-networks: what is there instead of a classifier's."""
 
 import logging
 import statistics
@@ -111,7 +111,7 @@ def evaluate(
         figures = {}
         for kind in kinds:
             whole = {place: one for part in gathered for place, one in part[subnet, kind].items()}
-            figures |= {f"{kind}_{name}": 100 * value for name, value in average_precision(whole).items()}
+            figures |= {f"{kind}_{name}": 100 * value for name, value in average_precision(whole).items() if value >= 0}
         results[subnet] = Result(figures)
     return results
 
