@@ -83,10 +83,10 @@ def start(args: argparse.Namespace) -> setup.Machine:
 
 def settings(saved: dict[str, Any], source: str | None) -> dict[str, Any]:
     """What a checkpoint says of how its detector is built."""
-    said = vars(saved.get("args") or argparse.Namespace())
-    if saved and "detector" not in said:
+    said = models.settings_of(saved, OF_NETWORK, source)
+    if saved and said["detector"] is None:
         raise UserError(f"--weights {source}: no checkpoint of this command; a body's weights start it by --init-from")
-    return {name: said[name] for name in OF_NETWORK if said.get(name) is not None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def build(args: argparse.Namespace, classes: list[str], saved: dict[str, Any]) -> models.detection.Detector:

@@ -14,7 +14,9 @@ RECIPE |= {"lr_warmup_steps": 1000}
 # of classification, at what they are without it
 IDLE = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "on_corrupt": "error", "calibrate": 0, "prefetch": None}
 UNUSED = ("label_smoothing", "torch_compile", "test_all_every")
-OF_NETWORK = ("detector", "model", "fpn_width", "anchor_scale", "min_size", "max_size", "rois", "train_norms")
+# settings that say how a detector is built, by the type that they have in its checkpoints
+OF_NETWORK = {"detector": str, "model": str, "fpn_width": int, "anchor_scale": float, "min_size": int, "max_size": int}
+OF_NETWORK |= {"rois": int, "train_norms": bool}
 
 
 def parser(methods: ModuleType) -> Parser:
