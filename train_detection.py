@@ -55,7 +55,6 @@ def train(args: argparse.Namespace) -> int:
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
     loaders = detection.make_loaders(args, data)
-    args.lr_warmup_steps = min(args.lr_warmup_steps, len(loaders.batches) // args.grad_accum - 1)
     machine = start(args)
     model = build(args, data.classes, saved)
     method = methods.METHODS[args.method](args, model)

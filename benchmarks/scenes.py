@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import write_png
 
 from utils.data.named import Arrays, digits
 from utils.detection.masks import runs_of
@@ -58,7 +58,7 @@ def write_part(folder: Path, part: str, source: Arrays, classes: list[str], coun
     for number in range(1, count + 1):
         image, objects = scene(source, side, derive(seed, part == "val", number))
         name, (_, height, width) = f"{number:06}.png", image.shape
-        write_png(image, str(folder / part / name))
+        PIL.Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / part / name)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for label, mask in objects:
             rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))

@@ -21,7 +21,7 @@ from utils.detection.coco import LikeShapes, collate
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.evaluate.accuracy import running
-from utils.evaluate.latency import take_turns
+from utils.evaluate.latency import Effort, take_turns
 from utils.train.engine import Run
 from utils.train.log import Meters
 from utils.train.losses import Outputs
@@ -147,7 +147,8 @@ def test(
     if processes.is_main():
         images = [loader.dataset[0][0].to(run_on) / 255]
         with running(model, autocast):
-            times = take_turns({subnet: partial(model, images, None, subnet) for subnet in subnets}, run_on)
+            calls = {subnet: partial(model, images, None, subnet) for subnet in subnets}
+            times = take_turns(calls, run_on, Effort(warm_up=1, at_most=10))
     rows = []
     for subnet, values in processes.from_main(times).items():
         cost, figures = model.cost(subnet, args.min_size), results[subnet].figures

@@ -80,7 +80,7 @@ def optimization_flags(parser: Parser) -> None:
     add("--lr-multi-steps", type=COUNT, nargs="+", default=[60, 100, 140], help="multisteplr: epochs of the drops")
     add("--lr-gamma", type=POSITIVE, default=0.1, help="factor of a drop, or of each epoch with exponentiallr")
     add("--lr-min", type=NONNEGATIVE, default=0.0, help="cosineannealinglr: the last learning rate")
-    steps = "steps of linear warm-up in the first epoch, beside or instead of the epochs'"
+    steps = "steps of linear warm-up in the first epoch, on top of the schedule"
     add("--lr-warmup-steps", type=NATURAL, default=0, metavar="N", help=steps)
     add("--lr-warmup-epochs", type=NATURAL, default=0, help="epochs of warm-up")
     add("--lr-warmup-method", type=one_of(WARMUPS), default="constant", metavar="NAME", help="constant or linear")
