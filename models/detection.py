@@ -134,30 +134,33 @@ def build(
     strides, channels = _become_body(body)
     _freeze(body, trained_norms, trained_stages)
     taken = [stage for stage, stride in enumerate(strides) if stride not in strides[stage + 1 :]]
-    one_stage = kind == "retinanet"
-    if one_stage:
-        taken = taken[-3:]
-    strides = [strides[stage] for stage in taken]
-    levels = [str(level) for level in range(len(taken))]
-    strides += [strides[-1] * 2, strides[-1] * 4][: 1 + one_stage]
-    extra = LastLevelP6P7(width, width) if one_stage else LastLevelMaxPool()
+    if kind == "retinanet":
+        taken, extra, sides, thirds = taken[-3:], LastLevelP6P7(width, width), 4, (0, 1 / 3, 2 / 3)
+        more = [strides[-1] * 2, strides[-1] * 4]
+    else:
+        extra, sides, thirds, more = LastLevelMaxPool(), 8, (0,), [strides[-1] * 2]
     backbone = Backbone(body, taken, channels, extra, width)
-    sides = [stride * (anchor_scale or (4 if one_stage else 8)) for stride in strides]
-    thirds = (0, 1 / 3, 2 / 3) if one_stage else (0,)
+    sides = [stride * (anchor_scale or sides) for stride in [*(strides[stage] for stage in taken), *more]]
     anchors = AnchorGenerator(tuple(tuple(int(side * 2**t) for t in thirds) for side in sides), (RATIOS,) * len(sides))
-    if one_stage:
-        return AdaptiveRetinaNet(backbone, num_classes, anchor_generator=anchors, **settings)
-    settings |= {
+    heads = _heads(kind, width, [str(level) for level in range(len(taken))], num_classes, anchors)
+    return KINDS[kind](backbone, **heads, **settings)
+
+
+def _heads(kind: str, width: int, levels: list[str], num_classes: int, anchors: AnchorGenerator) -> dict[str, Any]:
+    """torchvision's own, in proportion to the pyramid's width."""
+    if kind == "retinanet":
+        return {"num_classes": num_classes, "anchor_generator": anchors}
+    heads = {
         "rpn_anchor_generator": anchors,
         "box_roi_pool": MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
         "box_head": TwoMLPHead(width * 7**2, 4 * width),
         "box_predictor": FastRCNNPredictor(4 * width, num_classes),
     }
     if kind == "mask_rcnn":
-        settings["mask_roi_pool"] = MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2)
-        settings["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1)
-        settings["mask_predictor"] = MaskRCNNPredictor(width, width, num_classes)
-    return KINDS[kind](backbone, **settings)
+        heads["mask_roi_pool"] = MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2)
+        heads["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1)
+        heads["mask_predictor"] = MaskRCNNPredictor(width, width, num_classes)
+    return heads
 
 
 def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:

@@ -104,6 +104,20 @@ def test_both_passes_train_a_body_of_every_family(name: str) -> None:
     assert any("_skip." in name for name, _ in detector.named_parameters())
 
 
+@torch.no_grad()
+def test_trained_norms_are_calibrated_for_each_depth() -> None:
+    detector = build("faster_rcnn", "resnet18", 4, trained_norms=True, width=8, **SIZES).eval()
+    before = detector(IMAGES, skip=(True, False, True, False))
+    assert detector.calibrate([IMAGES, IMAGES]) == 20  # the two of a mandatory block have one name
+    after = detector(IMAGES, skip=(True, False, True, False))
+    assert not same(before, after)
+    assert same(after, detector.extract((True, False, True, False))(IMAGES))
+    again = build("faster_rcnn", "resnet18", 4, trained_norms=True, width=8, **SIZES).eval()
+    again.load_state_dict(detector.state_dict())
+    again.load_statistics(detector.statistics())
+    assert same(after, again(IMAGES, skip=(True, False, True, False)))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "swin_t"])
 def test_frozen_norms_have_no_gradients_and_keep_their_statistics(name: str) -> None:
     detector = build("retinanet", name, 4, width=8, **SIZES)
