@@ -155,6 +155,8 @@ def load_data(args: Namespace) -> Data:
     """What `--data-path` holds; the part to train on is left out with --test-only."""
     root, with_masks = Path(args.data_path), args.detector == "mask_rcnn"
     val = read_part(root, "val", with_masks=with_masks)
+    if val.crowd.all():
+        raise UserError(f"{val.folder}: its annotations have no objects to find")
     if args.test_only:
         return Data(None, val, val.classes, root.resolve().name)
     how = {"with_masks": with_masks, "hflip_prob": args.hflip_prob, "seed": args.seed}
@@ -204,7 +206,8 @@ def _scenes(content: dict, folder: Path, **how: object) -> Scenes:
         if one["image_id"] not in places:
             raise ValueError(f"annotation {one.get('id')} is of image {one['image_id']}, which is not listed")
     objects = sorted(content["annotations"], key=lambda one: places[one["image_id"]])
-    texts = [json.dumps(one.get("segmentation"), separators=(",", ":")).encode() for one in objects]
+    outlines = [one.get("segmentation") for one in objects] if how["with_masks"] else []
+    texts = [json.dumps(outline, separators=(",", ":")).encode() for outline in outlines]
     boxes = np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4)
     return Scenes(
         folder,
