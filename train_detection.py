@@ -67,11 +67,13 @@ def test(args: argparse.Namespace) -> int:
     saved = read_checkpoint(Path(args.weights))
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
-    loader = detection.make_loaders(args, data).test
+    loaders = detection.make_loaders(args, data)
     machine = start(args)
     model = build(args, data.classes, saved).to(machine.device)
     subnets = chosen(model, args.skip_cfg)
-    detection.test(args, machine.device, machine.autocast, model, loader, subnets)
+    if args.calibrate:
+        detection.calibrate(args, machine.device, model, data, subnets)
+    detection.test(args, machine.device, machine.autocast, model, loaders.test, subnets)
     return 0
 
 

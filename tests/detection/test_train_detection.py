@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data: Path, whole: Path, tmp_path
 
 def test_two_processes_are_one_evaluation(data: Path, whole: Path, tmp_path: Path) -> None:
     line = ["--test-only", "--weights", whole / "checkpoint.pth", "--data-path", data, "--skip-cfg", "FFFFF", "base"]
-    line = list(map(str, [*line, "--workers", 0, "--batch-size", 1, "--output-dir"]))
+    line = list(map(str, [*line, "--workers", 0, "--batch-size", 1, "--calibrate", 2, "--output-dir"]))
     assert train_detection.main([*line, str(tmp_path / "one")]) == 0
     done = together("train_detection.py", *line, tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr

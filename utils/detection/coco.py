@@ -152,12 +152,12 @@ class LikeShapes(TrainBatches):
 
 
 def load_data(args: Namespace) -> Data:
-    """What `--data-path` holds; the part to train on is left out with --test-only."""
+    """What `--data-path` holds; the part to train on is left out where nobody needs it."""
     root, with_masks = Path(args.data_path), args.detector == "mask_rcnn"
     val = read_part(root, "val", with_masks=with_masks)
     if val.crowd.all():
         raise UserError(f"{val.folder}: its annotations have no objects to find")
-    if args.test_only:
+    if args.test_only and not args.calibrate:
         return Data(None, val, val.classes, root.resolve().name)
     how = {"with_masks": with_masks, "hflip_prob": args.hflip_prob, "seed": args.seed}
     train = read_part(root, "train", to_train=True, **how)

@@ -12,7 +12,7 @@ DETECTORS = ("faster_rcnn", "mask_rcnn", "retinanet")
 RECIPE = {"batch_size": 2, "epochs": 12, "lr": 0.02, "lr_scheduler": "multisteplr", "lr_multi_steps": [8, 11]}
 RECIPE |= {"lr_warmup_steps": 1000}
 # of classification, at what they are without it
-IDLE = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "on_corrupt": "error", "calibrate": 0, "prefetch": None}
+IDLE = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "on_corrupt": "error", "prefetch": None}
 UNUSED = ("label_smoothing", "torch_compile", "test_all_every")
 # settings that say how a detector is built, by the type that they have in its checkpoints
 OF_NETWORK = {"detector": str, "model": str, "fpn_width": int, "anchor_scale": float, "min_size": int, "max_size": int}
@@ -54,6 +54,8 @@ def parser(methods: ModuleType) -> Parser:
     add("--test-only", action="store_true", help="evaluate --weights and train nothing")
     add("--weights", metavar="FILE", help="a checkpoint of this command")
     add("--skip-cfg", nargs="+", metavar="CFG", help="sub-networks to test: words like TTFF, super, base, or all")
+    own = "give each depth tested statistics of trained norms of its own, by N batches of training images"
+    add("--calibrate", type=NATURAL, default=0, metavar="N", help=own)
     parser.set_defaults(**RECIPE, **IDLE)
     return parser
 
@@ -64,6 +66,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         *methods.needs(args),
         ("rois", two_stages, "--detector faster_rcnn or mask_rcnn"),
         ("skip_cfg", args.test_only or args.method == "individual", "--test-only or --method individual"),
+        ("calibrate", args.test_only, "--test-only"),
         ("weights_dir", args.init_from, "--init-from NAME"),
         (" ".join(UNUSED), False, "train_adn.py: a detector has no such thing"),
     )
