@@ -183,8 +183,9 @@ def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:
             features = network.trunk()(torch.zeros(1, 3, SIDE, SIDE))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"{refused}: of {SIDE} pixels it says {' '.join(str(error).split())[:160]}") from None
-    for hook in hooks:
-        hook.remove()
+    finally:
+        for hook in hooks:
+            hook.remove()
     _drop_what_never_ran(network, ran)
     network.train(training)._select()
     strides = [SIDE // feature.shape[-1] for feature in features]

@@ -97,21 +97,25 @@ def evaluate(
 ) -> dict[Hashable, Result]:
     """All images of all processes; the same results in every process."""
     scenes, kinds = loader.dataset, ("box", "mask") if loader.dataset.with_masks else ("box",)
-    matches = {(subnet, kind): {} for subnet in subnets for kind in kinds}
+    matches, seen = {(subnet, kind): {} for subnet in subnets for kind in kinds}, []
     bar = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None if processes.is_main() else True)
     with running(model, autocast):
         for batch in on_device(device, bar):
-            truths = [(int(own["index"]), scenes.truth(int(own["index"]))) for own in batch.targets]
+            images = [int(own["index"]) for own in batch.targets]
+            truths = [(image, scenes.truth(image)) for image in images]
+            seen += images
             for subnet, detections in model.forward_all(batch.images, subnets).items():
                 for (image, truth), own in zip(truths, detections, strict=True):
                     for kind in kinds:
                         matches[subnet, kind] |= match(image, truth, found(own), kind == "mask")
-    gathered = processes.gather_objects(matches)
+    gathered = processes.gather_objects((seen, matches))
+    if sorted(image for images, _ in gathered for image in images) != list(range(len(scenes))):
+        raise RuntimeError("not every image was evaluated once: the sampler lost or repeated some")
     results = {}
     for subnet in subnets:
         figures = {}
         for kind in kinds:
-            whole = {place: one for part in gathered for place, one in part[subnet, kind].items()}
+            whole = {place: one for _, part in gathered for place, one in part[subnet, kind].items()}
             figures |= {f"{kind}_{name}": 100 * value for name, value in average_precision(whole).items() if value >= 0}
         results[subnet] = Result(figures)
     return results
