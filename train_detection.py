@@ -100,7 +100,7 @@ def build(args: argparse.Namespace, classes: list[str], saved: dict[str, Any]) -
             begin = models.start.find(args.init_from, args.model, folder=args.weights_dir)
             models.load_plain(body, begin.state, new_head=True, source=begin.source)
             logging.info("--init-from %s", begin.source)
-        elif not (args.train_norms or saved or args.resume):
+        elif not (args.train_norms or saved):
             raise UserError("norms of a body without weights cannot be frozen: give --init-from or --train-norms")
         model = models.detection.build(
             args.detector,

@@ -134,6 +134,9 @@ def test_mistakes_are_one_line(data: Path, whole: Path, tmp_path: Path, capsys: 
     assert "lacks 'images'" in mistake(data=broken)
     annotations.unlink()
     assert "instances_train*.json, there is none" in mistake(data=broken)
+    frozen = [*NETWORK.split(), "--data-path", str(data), "--workers", "0"]
+    assert train_detection.main(frozen) == 2
+    assert "give --init-from or --train-norms" in capsys.readouterr().err
     weights = "--test-only", "--weights", whole / "checkpoint.pth"
     assert "has 4 flags; the model has 5" in mistake(*weights, "--skip-cfg", "TTTT")
     other = "--detector", "faster_rcnn", "--resume", whole / "checkpoint.pth"

@@ -136,7 +136,7 @@ def test_frozen_norms_have_no_gradients_and_keep_their_statistics(name: str) -> 
 
 def test_what_cannot_be_a_body_says_why() -> None:
     for name, reason in {
-        "vit_b_16": "takes images of 224 pixels alone",
+        "vit_b_32": "takes images of 224 pixels alone",
         "s_mobilenet_v2": "no network of many depths",
     }.items():
         with pytest.raises(ValueError, match=reason):
