@@ -183,10 +183,7 @@ def read_part(root: Path, part: str, **how: object) -> Scenes:
         raise UserError(f"{path}: something lacks {error}, which COCO's format has") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not annotations in COCO's format ({error})") from None
-    try:
-        here = {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from None
+    here = {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}
     missing = [name for name in map(os.fsdecode, scenes.files) if os.path.join(folder, name) not in here]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
