@@ -192,7 +192,7 @@ def read_part(root: Path, part: str, **how: object) -> Scenes:
 
 
 def _scenes(content: dict, folder: Path, **how: object) -> Scenes:
-    images, categories = content["images"], sorted(content["categories"], key=lambda category: category["id"])
+    images, categories = (sorted(content[kind], key=lambda one: one["id"]) for kind in ("images", "categories"))
     places = {image["id"]: place for place, image in enumerate(images)}
     labels = {category["id"]: label for label, category in enumerate(categories, start=1)}
     if not images or not categories:
