@@ -18,16 +18,10 @@ def add_flags(group: _ArgumentGroup) -> None:
     add = group.add_argument
     alone = "individual: the one network of --skip-cfg"
     add("--method", choices=tuple(METHODS), default="adn", help=f"adn: super-net and base-net; {alone}")
-    add(
-        "--subpath-alpha",
-        type=FRACTION,
-        default=0.5,
-        help="weight of the super-net's loss, the base-net's has the rest",
-    )
+    alpha = "weight of the super-net's loss, the base-net's has the rest"
+    add("--subpath-alpha", type=FRACTION, default=0.5, help=alpha)
     add("--subpath-temp", type=POSITIVE, default=1.0, help="temperature of the features' distillation")
-    labels = (
-        "share of the base-net's loss that is the boxes' (a second pass through the heads); the features have the rest"
-    )
+    labels = "share of the boxes in the base-net's loss, the features' distance has the rest (0: as in the paper)"
     add("--base-labels", type=FRACTION, default=0.5, metavar="P", help=labels)
 
 
