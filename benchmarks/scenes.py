@@ -1,8 +1,13 @@
 """Synthetic detection in COCO's format: the bundled digits, of various sizes and colours, on noisy canvases.
 
-    python -m benchmarks.scenes runs/scenes         then train_detection.py --data-path runs/scenes
+    python -m benchmarks.scenes runs/scenes
+    python train_detection.py --data-path runs/scenes --model resnet18 --train-norms --fpn-width 64 --anchor-scale 4 \
+        --min-size 96 --max-size 144 --rois 64 --batch-size 4 --epochs 2 --opt adamw --lr 0.001 --clip-grad-norm 10 \
+        --lr-scheduler cosineannealinglr --lr-warmup-steps 50 --hflip-prob 0 --workers 0
 
-Each scene holds one to six digits that hardly cover each other; boxes and masks (run lengths) are those of the pixels.
+The second takes 6 minutes of one core and comes to box AP50 92 with the super-net, 92 with the base-net.
+
+Each scene holds one to six digits that do not cover each other; boxes and masks (run lengths) are those of the pixels.
 Training scenes show training digits, the others validation digits. All follows from the seed.
 """
 
@@ -76,9 +81,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.scenes", description=__doc__, formatter_class=form)
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="where annotations/, train/ and val/ go")
-    add("--train", type=COUNT, default=1500, metavar="N", help="training scenes (default: %(default)s)")
-    add("--val", type=COUNT, default=200, metavar="N", help="validation scenes (default: %(default)s)")
-    add("--side", type=COUNT, default=112, metavar="PIXELS", help="height of a canvas (default: %(default)s)")
+    add("--train", type=COUNT, default=1000, metavar="N", help="training scenes (default: %(default)s)")
+    add("--val", type=COUNT, default=120, metavar="N", help="validation scenes (default: %(default)s)")
+    add("--side", type=COUNT, default=96, metavar="PIXELS", help="height of a canvas (default: %(default)s)")
     add("--seed", type=NATURAL, default=0, metavar="SEED", help="of all that is drawn")
     args = parser.parse_args(argv)
     parts = digits()
