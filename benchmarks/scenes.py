@@ -1,4 +1,4 @@
-"""Synthetic detection in COCO's format: the bundled digits, of various sizes and colours, on noisy canvases.
+r"""Synthetic detection in COCO's format: the bundled digits, of various sizes and colours, on noisy canvases.
 
     python -m benchmarks.scenes runs/scenes
     python train_detection.py --data-path runs/scenes --model resnet18 --train-norms --fpn-width 64 --anchor-scale 4 \

@@ -96,7 +96,7 @@ def test_a_classification_checkpoint_starts_the_body(data: Path, tmp_path: Path)
             norm.running_mean.uniform_(-1, 1)
     torch.save({"model": network.state_dict()}, tmp_path / "classifier.pth")
     more = ["--init-from", str(tmp_path / "classifier.pth"), "--epochs", "1", "--base-labels", "0"]
-    line = FLAGS.replace("--train-norms", "--trained-stages 3").split()
+    line = FLAGS.replace("--train-norms", "").split()
     line += ["--data-path", str(data), "--output-dir", str(tmp_path), *more]
     assert train_detection.main(line) == 0
     trained = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["model"]

@@ -33,7 +33,7 @@ def parser(methods: ModuleType) -> Parser:
     add("--weights-dir", metavar="DIR", help="where downloaded weights are kept")
     norms = "train the body's norms (default: frozen with their statistics, which needs --init-from)"
     add("--train-norms", action="store_true", default=None, help=norms)
-    trained = "only the body's last N stages are trained (default: all; torchvision's recipe has 3)"
+    trained = "only the body's last N stages are trained (default: all; with --init-from 3, but timm's networks whole)"
     add("--trained-stages", type=NATURAL, metavar="N", help=trained)
     width = "channels of the pyramid, by which the heads are as wide as torchvision's at 256 (default: 256)"
     add("--fpn-width", type=COUNT, metavar="N", help=width)
@@ -85,3 +85,5 @@ def fill_defaults(args: argparse.Namespace, known: dict[str, object]) -> None:
     for name in OF_NETWORK:
         if getattr(args, name) is None:
             setattr(args, name, known.get(name, usual.get(name)))
+    if args.trained_stages is None and args.init_from and ":" not in args.model:
+        args.trained_stages = 3  # of ResNets the stem and the first layer are not trained
