@@ -16,7 +16,7 @@ IMAGES = [torch.rand(3, 50, 64, generator=torch.Generator().manual_seed(number))
 TARGETS = [{"boxes": torch.tensor([[4.0, 4, 30, 40], [20, 10, 60, 44]]), "labels": torch.tensor([1, 2])}] * 2
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.25])
 def test_a_step_has_the_gradients_of_the_formula(share: float) -> None:
     model = build("retinanet", "resnet18", 4, width=8, trained_norms=True, min_size=64, max_size=96).double()
     for norm in model.modules():

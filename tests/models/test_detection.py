@@ -139,7 +139,7 @@ def test_what_cannot_be_a_body_says_why() -> None:
         "vit_b_32": "takes images of 224 pixels alone",
         "s_mobilenet_v2": "no network of many depths",
     }.items():
-        with pytest.raises(ValueError, match=reason):
+        with pytest.raises(ValueError, match=reason), torch.device("meta"):
             build("faster_rcnn", name, 4)
     with pytest.raises(ValueError, match="unknown detector 'yolo'; there are: faster_rcnn, mask_rcnn, retinanet"):
         build("yolo", "resnet18", 4)
