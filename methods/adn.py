@@ -106,8 +106,10 @@ class Individual:
         self.roles = (name,)
         self.tested = {name: subnets[0]}
         self.one = [Pass(name, subnets[0], ((LABELS, 1.0),))]
+        trained = [parameter for parameter in model.view(subnets[0]).parameters() if parameter.requires_grad]
         model.requires_grad_(False)
-        model.view(subnets[0]).requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
         return self.one

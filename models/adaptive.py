@@ -196,18 +196,29 @@ class AdaptiveDepth(ByStage, WithStatistics):
             before = skip
         return {skip: logits[skip] for skip in wanted}
 
-    def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
+    def _narrowed(self, skip: Sequence[bool] | None) -> nn.Module:
+        """A copy that holds only what runs in a sub-network, without what makes the choice."""
         chosen: dict[nn.Module, nn.Module | None] = {**self._instead(())}  # None: left out
         for path, prefix in zip(self._by_flag(), skips.prefixes(self.checked(skip))[1:], strict=True):
             instead = self._instead(prefix)
             for module in path:
                 runs = select(module, prefix[-1], instead=instead)
                 chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
-        plain = _bare(rebuild(self, chosen))
+        return _bare(rebuild(self, chosen))
+
+    def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
+        plain = self._narrowed(skip)
         lineage = type(self).__mro__
         plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
         self._tidy_plain(plain)
         return plain
+
+    def trunk(self, skip: Sequence[bool] | None = None) -> "Trunk":
+        """What runs in a sub-network up to its last stage, as a module that gives the stages' outputs; shared."""
+        trunk = self._narrowed(skip)
+        trunk.__class__, trunk.family = Trunk, type(self)
+        trunk.lengths = [len(path) for path in self._by_flag()[:-1]]
+        return trunk
 
     def compile(self, **options: Any) -> None:
         """Compile every sub-path once, in place; all 2^N sub-networks then run compiled.
@@ -239,6 +250,21 @@ class AdaptiveDepth(ByStage, WithStatistics):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._select()
+
+
+class Trunk(nn.Module):
+    """Image → h^1 … h^N, by a family's modules under their own names."""
+
+    family: type[AdaptiveDepth]
+    lengths: list[int]  # of each stage's part of the body
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, parts, features = self.family._embed(self, x), iter(self.family._body(self)), []
+        for length in self.lengths:
+            for part in itertools.islice(parts, length):
+                x = part(x)
+            features.append(self.family._feature_map(self, x))
+        return features
 
 
 def _bare(copied: nn.Module) -> nn.Module:

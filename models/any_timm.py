@@ -8,7 +8,6 @@ of the stage in or before which it runs, behind the last stage that one's; norms
 import copy
 import difflib
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from . import probe
 from .registry import SOURCES
-from .selection import NORMS, with_children
+from .selection import NORMS, note_output, with_children
 from .skip import ByStage, Skip
 from .subnet import ManyNetworks
 from .views import Views
@@ -61,11 +60,20 @@ class AnyDepth(ByStage, Views):
         skip, features = self.checked(skip), []
         own = not self.training and skip in self._statistics
         network = self._made(skip, own).network  # by itself, since it notes what this call gives
-        for stage, flag in zip(self.depth_stages, skip, strict=True):
-            last = [block for block in stage.blocks if not (flag and block in stage.skippable)][-1]
-            _note_output(network, last, features)
+        for last in self._ends(skip):
+            note_output(network, last, features)
         logits = network(x)
         return logits, [self._feature_map(feature) for feature in features]
+
+    def _ends(self, skip: Skip) -> list[str]:
+        """The last block that runs in each stage."""
+        stages = zip(self.depth_stages, skip, strict=True)
+        return [[name for name in stage.blocks if not (flag and name in stage.skippable)][-1] for stage, flag in stages]
+
+    def trunk(self, skip: Sequence[bool] | None = None) -> "Trunk":
+        """A sub-network as a module that gives its stages' outputs. What is behind them runs in vain."""
+        skip = self.checked(skip)
+        return Trunk(self.view(skip), self._ends(skip), type(self)._feature_map)
 
     def _feature_map(self, x: Tensor) -> Tensor:
         """A stage's output h^s as B, C, H, W; of tokens that are no square as B, C, tokens, 1."""
@@ -94,15 +102,18 @@ class AnyDepth(ByStage, Views):
         return _blank, (lineage[lineage.index(ManyNetworks) + 1],), self.__getstate__()
 
 
-def _note_output(network: nn.Module, name: str, outputs: list[Tensor]) -> None:
-    """Let a module of a view write down what it gives. The view's other modules may be those of the network itself."""
-    holder, *path = network, *name.split(".")
-    for key in path:
-        child = with_children(holder._modules[key], dict(holder._modules[key]._modules))
-        holder._modules[key] = child
-        holder = child
-    holder.__dict__["_forward_hooks"] = OrderedDict(holder._forward_hooks)
-    holder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+class Trunk(nn.Module):
+    def __init__(self, network: nn.Module, ends: list[str], feature_map: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.ends, self.feature_map = network, ends, feature_map
+        self.training = network.training
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        network, features = with_children(self.network, dict(self.network._modules)), []
+        for end in self.ends:
+            note_output(network, end, features)
+        network(x)
+        return [self.feature_map(network, feature) for feature in features]
 
 
 @functools.cache

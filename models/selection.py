@@ -6,6 +6,7 @@
 import copy
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -54,6 +55,17 @@ def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> n
     new = object.__new__(type(module))  # copy.copy would run the constructor of what FSDP makes of a module
     new.__dict__.update(module.__dict__, _modules=children)
     return new
+
+
+def note_output(network: nn.Module, name: str, outputs: list[Tensor]) -> None:
+    """Let a module of a view write down what it gives. The view's other modules may be those of the network itself."""
+    holder, *path = network, *name.split(".")
+    for key in path:
+        child = with_children(holder._modules[key], dict(holder._modules[key]._modules))
+        holder._modules[key] = child
+        holder = child
+    holder.__dict__["_forward_hooks"] = OrderedDict(holder._forward_hooks)
+    holder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
 
 
 def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> nn.Module | None:

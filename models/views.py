@@ -98,8 +98,8 @@ class Views(WithStatistics):
         if self._compiling is None:
             return network
 
-        def run(x: Tensor, **asked: Any) -> Tensor:
-            return network(x, **asked)
+        def run(*given: Any, **asked: Any) -> Tensor:
+            return network(*given, **asked)
 
         run.__code__ = run.__code__.replace(co_name=f"run_{self.name(subnet)}")
         return torch.compile(run, **self._compiling)

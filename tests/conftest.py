@@ -25,6 +25,7 @@ TOGETHER = {
     "test_onnx",
     "test_predictions",
     "test_speed",
+    "test_train_detection",
 }
 
 

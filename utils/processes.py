@@ -190,13 +190,18 @@ def launch() -> str:
     return f"torchrun {env['MASTER_ADDR']}:{env['MASTER_PORT']}"
 
 
-def union(words: Iterable[str]) -> list[str]:
-    """The words of all processes, each once, in order."""
-    gathered = [list(words)]
+def gather_objects(value: T) -> list[T]:
+    """Every process's `value`."""
+    gathered = [value]
     if world_size() > 1:
         gathered = [None] * world_size()
-        dist.all_gather_object(gathered, list(words))
-    return sorted({word for part in gathered for word in part})
+        dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def union(words: Iterable[str]) -> list[str]:
+    """The words of all processes, each once, in order."""
+    return sorted({word for part in gather_objects(list(words)) for word in part})
 
 
 def restarted() -> bool:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils.train.log import Log, Meters, averages
+from utils.train.log import Log, Meters
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def test_sums_and_averages():
     meters.add([result(2.0, 3, 3), result(1.0, 3, 2)], torch.tensor([3, 4]))
     meters.add([result(5.0, 9), result(1.0, 0)], torch.eye(10)[[9]])  # soft labels
     assert meters.values().tolist() == [[[9, 2, 3, 3, 0], [3, 1, 2, 3, 0]]]
-    assert averages(["super", "base"], meters.values().sum(0)) == pytest.approx(
+    assert Meters.averages(["super", "base"], meters.values().sum(0)) == pytest.approx(
         {"loss_super": 3, "acc1_super": 200 / 3, "acc5_super": 100}
         | {"loss_base": 1, "acc1_base": 100 / 3, "acc5_base": 200 / 3}
     )
@@ -34,7 +34,7 @@ def test_a_loss_that_is_not_finite_is_counted_and_left_out_of_the_mean(wrong, tm
     meters = Meters(1, CPU)
     meters.add([result(wrong, 3, 3)], torch.tensor([3, 3]))
     assert meters.values().tolist() == [[[0, 2, 2, 2, 2]]]
-    mean = averages(["super"], meters.values()[0])
+    mean = Meters.averages(["super"], meters.values()[0])
     assert math.isnan(mean["loss_super"])
     log = Log(tmp_path)
     log.start("a run", 0, 0)
@@ -42,7 +42,7 @@ def test_a_loss_that_is_not_finite_is_counted_and_left_out_of_the_mean(wrong, tm
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (line["loss_super"], line["infinite"], line["acc1_super"]) == (None, None, 100)
     meters.add([result(3.0, 3)], torch.tensor([3]))
-    assert averages(["super"], meters.values()[0]) == {"loss_super": 3, "acc1_super": 100, "acc5_super": 100}
+    assert Meters.averages(["super"], meters.values()[0]) == {"loss_super": 3, "acc1_super": 100, "acc5_super": 100}
 
 
 @pytest.mark.parametrize("not_finite", [[], [2.0]])  # the first version did not count them

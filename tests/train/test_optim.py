@@ -208,3 +208,13 @@ def test_weights_that_are_not_finite_are_seen():
     assert optim.all_finite(model.parameters())
     model.fc.bias.data[3] = float("nan")
     assert not optim.all_finite(model.parameters())
+
+
+def test_a_warm_up_of_steps_comes_to_the_schedules_rate() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    rates = []
+    for epoch, step in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0)):
+        with optim.warming_up(optimizer, 3, epoch, step):
+            rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.125, 0.25, 0.375, 0.5, 0.5]
+    assert optimizer.param_groups[0]["lr"] == 0.5

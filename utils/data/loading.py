@@ -219,7 +219,13 @@ class _OnceWanted(Sampler):
         return iter(self.batches if self.wanted else ())
 
 
-def make_loader(dataset: Images, args: Namespace, batches: Sampler | Sequence[list], workers: int) -> DataLoader:
+def make_loader(
+    dataset: Images,
+    args: Namespace,
+    batches: Sampler | Sequence[list],
+    workers: int,
+    collate: Callable[[Sequence[Item]], Batch] = collate,
+) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
     kw, workers = {}, min(workers, len(batches))
     if workers > 0:

@@ -42,6 +42,11 @@ class Result:
     def top5(self) -> float:
         return 100.0 * self.correct5 / self.images if self.images else 0.0
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the log, the main one first."""
+        return {"acc1": self.top1, "acc5": self.top5, "loss": self.loss}
+
     def __str__(self) -> str:
         spent = "" if self.macs is None else f" at {self.macs / 1e9:.4f} GMACs an image"
         return f"Acc@1 {self.top1:.3f} Acc@5 {self.top5:.3f}{spent}"

@@ -104,7 +104,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 def write(rows: Sequence[Row], facts: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """subnets.csv and subnets.json, the latter with `facts` about model, data, versions and settings."""
-    write_csv(folder / "subnets.csv", [field.name for field in fields(Row)], map(astuple, rows))
+    write_csv(folder / "subnets.csv", [field.name for field in fields(rows[0])], map(astuple, rows))
     write_json(folder / "subnets.json", {**facts, "subnets": [asdict(row) for row in rows]})
     return folder / "subnets.csv", folder / "subnets.json"
 

@@ -44,13 +44,13 @@ def parser(methods: ModuleType) -> Parser:
     )
     group.add_argument("--method", choices=tuple(methods.METHODS), default="adn", help=alone)
     methods.add_flags(group)
-    _optimization_flags(parser)
-    _run_flags(parser)
+    optimization_flags(parser)
+    run_flags(parser)
     evaluation_flags(parser)
     return parser
 
 
-def _optimization_flags(parser: Parser) -> None:
+def optimization_flags(parser: Parser) -> None:
     add = parser.add_argument_group("optimization").add_argument
     add("-b", "--batch-size", type=COUNT, default=32, help="images per process and forward pass")
     batches = "batches per optimizer step: the batch of a step is N x batch-size x processes"
@@ -80,12 +80,14 @@ def _optimization_flags(parser: Parser) -> None:
     add("--lr-multi-steps", type=COUNT, nargs="+", default=[60, 100, 140], help="multisteplr: epochs of the drops")
     add("--lr-gamma", type=POSITIVE, default=0.1, help="factor of a drop, or of each epoch with exponentiallr")
     add("--lr-min", type=NONNEGATIVE, default=0.0, help="cosineannealinglr: the last learning rate")
+    steps = "steps of linear warm-up in the first epoch, on top of the schedule"
+    add("--lr-warmup-steps", type=NATURAL, default=0, metavar="N", help=steps)
     add("--lr-warmup-epochs", type=NATURAL, default=0, help="epochs of warm-up")
     add("--lr-warmup-method", type=one_of(WARMUPS), default="constant", metavar="NAME", help="constant or linear")
     add("--lr-warmup-decay", type=FRACTION, default=0.01, help="factor at the start of the warm-up")
 
 
-def _run_flags(parser: Parser) -> None:
+def run_flags(parser: Parser) -> None:
     add = parser.add_argument_group("machine and precision").add_argument
     add("--device", default="auto", help="cuda, cpu, or auto: CUDA if there is one")
     add("--amp", action="store_true", help="mixed precision: faster where the hardware has it")
@@ -122,10 +124,35 @@ def _run_flags(parser: Parser) -> None:
 
 def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, object]) -> str | None:
     """The first thing in `args` that cannot be, in one line."""
-    dropping = "a scheduler that drops (steplr, multisteplr, exponentiallr)"
-    individual, testing, scheduler = args.method == "individual", args.test_only, args.lr_scheduler
-    needs = (  # these flags, which have an effect only if so, in words
+    individual, testing = args.method == "individual", args.test_only
+    needs = (
         *methods.needs(args),
+        ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
+        ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
+        ("latency_batch no_picture compare save_predictions weights_out", testing, "--test-only"),
+        ("calibrate", not (args.predict and args.calibrate), "training images, so not with --predict"),
+        ("weights_url weights_dir", args.weights or args.init_from, "--weights or --init-from NAME"),
+        ("ra_reps", args.ra_sampler, "--ra-sampler"),
+        ("ra_magnitude", args.auto_augment == "ra", "--auto-augment ra"),
+        ("augmix_severity", args.auto_augment == "augmix", "--auto-augment augmix"),
+    )
+    if problem := check_training(args, defaults, needs):
+        return problem
+    if args.weights and args.resume and (testing or args.predict):
+        return "--weights and --resume contradict each other without training: choose one"
+    if args.init_from and args.weights:
+        return "--init-from and --weights contradict each other: choose one to start from"
+    return None
+
+
+Needs = tuple[tuple[str, bool, str], ...]  # flags, whether they have an effect, what they need for it in words
+
+
+def check_training(args: argparse.Namespace, defaults: dict[str, object], more: Needs) -> str | None:
+    """The same of the flags of optimization and of a run, which several commands have, and of their `more`."""
+    dropping, scheduler = "a scheduler that drops (steplr, multisteplr, exponentiallr)", args.lr_scheduler
+    needs = (
+        *more,
         ("momentum", args.opt != "adamw", "--opt sgd, sgd_nesterov or rmsprop"),
         ("amp_dtype", args.amp, "--amp"),
         ("model_ema_steps model_ema_decay", args.model_ema, "--model-ema"),
@@ -134,15 +161,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("lr_gamma", scheduler not in ("cosineannealinglr", "linearlr"), dropping),
         ("lr_min", scheduler == "cosineannealinglr", "--lr-scheduler cosineannealinglr"),
         ("lr_warmup_method lr_warmup_decay", args.lr_warmup_epochs, "--lr-warmup-epochs"),
-        ("skip_cfg", testing or args.predict or individual, "--test-only or --method individual"),
-        ("budget_gmacs budget_latency budget_params", testing or args.from_table, "--test-only or --from-table"),
-        ("latency_batch no_picture compare save_predictions weights_out", testing, "--test-only"),
-        ("calibrate", not (args.predict and args.calibrate), "training images, so not with --predict"),
-        ("weights_url weights_dir", args.weights or args.init_from, "--weights or --init-from NAME"),
-        ("ra_reps", args.ra_sampler, "--ra-sampler"),
-        ("change_settings", args.resume and not testing, "--resume"),
-        ("ra_magnitude", args.auto_augment == "ra", "--auto-augment ra"),
-        ("augmix_severity", args.auto_augment == "augmix", "--auto-augment augmix"),
+        ("change_settings", args.resume and not args.test_only, "--resume"),
     )
     for names, met, words in needs:
         for name in names.split():
@@ -154,8 +173,4 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         return "--opt sgd_nesterov needs --momentum above 0"
     if args.lr_warmup_epochs and args.lr_warmup_method == "linear" and not args.lr_warmup_decay:
         return "--lr-warmup-method linear needs --lr-warmup-decay above 0"
-    if args.weights and args.resume and (testing or args.predict):
-        return "--weights and --resume contradict each other without training: choose one"
-    if args.init_from and args.weights:
-        return "--init-from and --weights contradict each other: choose one to start from"
     return None

@@ -24,8 +24,8 @@ from utils.rng import derive
 from utils.setup import Machine
 from utils.stop import StopRequest
 from utils.train import checkpoint, folder
-from utils.train.log import Log, Meters, averages
-from utils.train.optim import all_finite
+from utils.train.log import Log, Meters
+from utils.train.optim import all_finite, warming_up
 from utils.train.passes import Method
 from utils.train.step import TrainingStep
 
@@ -47,6 +47,9 @@ class Run:
     mix: Callable  # images, targets, generator → images, targets
     log: Log
     stop: StopRequest
+    evaluate: Callable  # network, loader, sub-networks → the Result of each
+    main: str = "Acc@1"  # the first of its figures: what decides which weights are best
+    meters: type[Meters] = Meters
     told: set[str] = field(default_factory=set)  # corrupt images that the log has named
 
     @property
@@ -60,7 +63,7 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
     batches.set_epoch(progress.epoch, start=progress.samples // processes.world_size())
     remaining = batches.remaining()
     steps = progress.step + -(-remaining // args.grad_accum)
-    meters = Meters(len(roles), run.machine.device, progress.meters)
+    meters = run.meters(len(roles), run.machine.device, progress.meters)
     seen = meters.values().sum(0)  # the sums at the last log point
     healthy = seen.clone()  # of each pass, when it last had a finite loss
     patience = (min(PATIENCE, steps) - 1) * args.grad_accum * batches.batch_size * processes.world_size()  # images
@@ -75,7 +78,7 @@ def train_one_epoch(run: Run, loader: DataLoader, batches: TrainBatches) -> bool
         progress.step += 1
         if progress.step % args.print_freq == 0 or progress.step == steps:
             total = check_losses(run, meters, healthy, patience)
-            values = {"lr": state.optimizer.param_groups[0]["lr"], **averages(roles, total - seen)}
+            values = {"lr": state.optimizer.param_groups[0]["lr"], **meters.averages(roles, total - seen)}
             run.log.point(progress.step, int(total[0, 3] - seen[0, 3]), values)
             seen = total
         if run.stop.poll():
@@ -114,7 +117,8 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
     if args.clip_grad_norm is not None:
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), args.clip_grad_norm)
-    scaler.step(optimizer)  # with fp16 a step whose gradients overflowed is left out
+    with warming_up(optimizer, args.lr_warmup_steps, progress.epoch, progress.step):
+        scaler.step(optimizer)  # with fp16 a step whose gradients overflowed is left out
     scaler.update()
     if state.ema:
         state.ema.update(state.model, progress.step, warming_up=progress.epoch < args.lr_warmup_epochs)
@@ -132,7 +136,7 @@ def check_losses(run: Run, meters: Meters, healthy: Tensor, patience: int) -> Te
     if run.state.scaler.is_enabled():
         wrong &= (not_finite == images) & (images > patience)
     if wrong.any() or not total.isfinite().all():
-        stop_with_diagnostic(run, averages(run.method.roles, total - healthy))
+        stop_with_diagnostic(run, run.meters.averages(run.method.roles, total - healthy))
     recovered = not_finite < images
     healthy[recovered] = total[recovered]
     run.state.progress.meters = values.tolist()

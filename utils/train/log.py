@@ -48,6 +48,7 @@ class Meters:
     A batch whose loss is not finite is left out of the loss; its images are counted in `not_finite`.
     """
 
+    of_classes = True  # whether there is something to be right about
     COLUMNS = ("loss", "right at once", "right in five", "images", "not_finite")
 
     def __init__(self, passes: int, device: torch.device, saved: list | None = None) -> None:
@@ -64,30 +65,35 @@ class Meters:
 
     @torch.no_grad()
     def add(self, results: Sequence, targets: Tensor) -> None:
-        """Count the results of a batch. Soft labels count as their likeliest class."""
-        labels = targets.argmax(1) if targets.ndim == 2 else targets
-        count = len(labels)
+        """Count the results of a batch."""
+        count = len(targets)
         for row, result in zip(self.sums, results, strict=True):
-            loss, logits = result.loss, result.logits.float()
-            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = result.loss
             own = loss.double().nan_to_num(0, 0, 0) / (result.weight or 1)  # without the weight that it has in the step
-            row[:3] += torch.stack([own * count, hits[:, 0].sum(), hits.sum()])
+            row[:3] += torch.stack([own * count, *self.hits(result.logits, targets)])
             row[3] += count
             row[4] += ~loss.isfinite() * count
+
+    def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """How many are right at once, and in five. Soft labels count as their likeliest class."""
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        hits = logits.float().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        return hits[:, 0].sum(), hits.sum()
 
     def values(self) -> Tensor:
         """The sums of every process, on the CPU: processes x passes x COLUMNS."""
         return processes.gather(self.sums).cpu()
 
-
-def averages(names: Sequence[str], sums: Tensor) -> dict[str, float]:
-    """Sums (passes x COLUMNS) → loss and accuracies by name. Without a finite loss, the loss is nan."""
-    values: dict[str, float] = {}
-    for name, (loss, right1, right5, images, not_finite) in zip(names, sums.tolist(), strict=True):
-        values[f"loss_{name}"] = loss / (images - not_finite) if images > not_finite else math.nan
-        values[f"acc1_{name}"] = 100 * right1 / max(images, 1)
-        values[f"acc5_{name}"] = 100 * right5 / max(images, 1)
-    return values
+    @classmethod
+    def averages(cls, names: Sequence[str], sums: Tensor) -> dict[str, float]:
+        """Sums (passes x COLUMNS) → loss and accuracies by name. Without a finite loss, the loss is nan."""
+        values: dict[str, float] = {}
+        for name, (loss, right1, right5, images, not_finite) in zip(names, sums.tolist(), strict=True):
+            values[f"loss_{name}"] = loss / (images - not_finite) if images > not_finite else math.nan
+            if cls.of_classes:
+                values[f"acc1_{name}"] = 100 * right1 / max(images, 1)
+                values[f"acc5_{name}"] = 100 * right5 / max(images, 1)
+        return values
 
 
 class Log:

@@ -53,3 +53,23 @@ class Distillation:
         t = self.temperature
         # autocast runs all of it in float32
         return F.kl_div(F.log_softmax(student / t, dim=1), F.softmax(teacher / t, dim=1), reduction="batchmean") * t**2
+
+
+@dataclass
+class PyramidDistance:
+    """KL divergence of the channels at each place of each level of a feature pyramid: its mean over places, summed."""
+
+    temperature: float = 1.0
+
+    def features(self, level: Tensor) -> Tensor:
+        return level
+
+    def __call__(self, student: Outputs, teacher: Outputs) -> Tensor:
+        pairs = zip(student.features, teacher.features, strict=True)
+        return sum(self.divergence(_places(ours), _places(theirs)) for ours, theirs in pairs)
+
+    divergence = Distillation.divergence
+
+
+def _places(level: Tensor) -> Tensor:
+    return level.movedim(1, -1).flatten(0, -2)

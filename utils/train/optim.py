@@ -4,10 +4,11 @@ The networks' parameters are numbered as in the official code, so that its optim
 """
 
 import argparse
+import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,18 @@ def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> sch
     kind = schedules.LinearLR if args.lr_warmup_method == "linear" else schedules.ConstantLR
     warmup = kind(optimizer, args.lr_warmup_decay, total_iters=epochs)
     return schedules.SequentialLR(optimizer, [warmup, main], milestones=[epochs])
+
+
+@contextlib.contextmanager
+def warming_up(optimizer: torch.optim.Optimizer, steps: int, epoch: int, step: int) -> Iterator[None]:
+    """Inside, the learning rate of a step among the first `steps` of a run, which comes to the schedule's linearly."""
+    share = 1.0 if epoch else min(1.0, (step + 1) / (steps + 1))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * share
+    yield
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 class MovingAverage(nn.Module):

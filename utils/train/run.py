@@ -6,6 +6,7 @@ The command makes data, network and method, and introduces them here; nothing in
 import argparse
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,8 @@ def make_run(
     step = TrainingStep(share_gradients(model), criterion, method.distance, machine.autocast)
     mix = transforms.BatchMix(len(classes), args.mixup_alpha, args.cutmix_alpha)
     record = Log(Path(args.output_dir), args.tensorboard)
-    return engine.Run(args, machine, state, method, step, on_device, mix, record, StopRequest())
+    test = partial(evaluate, on_device=on_device, autocast=machine.autocast, on_corrupt=args.on_corrupt)
+    return engine.Run(args, machine, state, method, step, on_device, mix, record, StopRequest(), test)
 
 
 def with_sync_bn(model: nn.Module, device: torch.device) -> nn.Module:
@@ -143,7 +145,7 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     outcome = ", ".join(f"{role} {results[role]}" for role in run.method.tested if results) or "nothing left to train"
     corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
-        f"Done: {outcome}; best {next(iter(run.method.tested))} Acc@1 {progress.best:.3f}{corrupt}; checkpoints, "
+        f"Done: {outcome}; best {next(iter(run.method.tested))} {run.main} {progress.best:.3f}{corrupt}; checkpoints, "
         f"metrics.jsonl and run.json in {run.folder}"
     )
     return 0
@@ -159,12 +161,11 @@ def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: 
     model, tested = tested_network(run.state), dict(run.method.tested)
     if everything:
         tested |= {model.name(subnet): subnet for subnet in model.subnets if subnet not in tested.values()}
-    found = evaluate(model, loader, list(tested.values()), run.on_device, run.machine.autocast, run.args.on_corrupt)
+    found = run.evaluate(model, loader, list(tested.values()))
     results, figures = {name: found[subnet] for name, subnet in tested.items()}, {}
     for name, result in results.items():
         log.info("%s: %s%s %s", title, "EMA " if run.state.ema else "", name, result)
-        kinds = {"acc1": result.top1, "acc5": result.top5, "loss": result.loss}
-        figures |= {f"test_{kind}_{name}": value for kind, value in kinds.items()}
+        figures |= {f"test_{kind}_{name}": value for kind, value in result.figures.items()}
     return results, figures
 
 
@@ -178,9 +179,9 @@ def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     )
     run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)
     state.scheduler.step()
-    top1 = next(iter(results.values())).top1
-    best = top1 > progress.best
-    progress.best = max(progress.best, top1)
+    main = next(iter(next(iter(results.values())).figures.values()))
+    best = main > progress.best
+    progress.best = max(progress.best, main)
     progress.next_epoch()
     engine.save(run)
     processes.on_main(lambda: folder.keep_epoch(run.folder, state.content(), args.keep, best))

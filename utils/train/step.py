@@ -28,6 +28,19 @@ class PassResult(NamedTuple):
     weight: float  # the sum of the pass's weights
 
 
+def ask_classifier(
+    model: nn.Module, images: Tensor, labels: Tensor | None, subnet: Hashable, taken: Callable[[Tensor], Tensor] | None
+) -> Outputs:
+    """What a pass has of a network: logits and, if `taken` takes something of features, this.
+
+    `labels` are None where the pass does not learn from them; a network that makes its loss itself needs them here.
+    """
+    if taken is None:
+        return Outputs(model(images, subnet))
+    logits, features = model(images, subnet, return_features=True)
+    return Outputs(logits, [taken(feature) for feature in features])
+
+
 @dataclass
 class TrainingStep:
     """Call it with the passes and a batch: it accumulates gradients."""
@@ -36,6 +49,7 @@ class TrainingStep:
     criterion: Callable[[Tensor, Tensor], Tensor]  # logits, labels → loss
     distance: Callable[[Outputs, Outputs], Tensor] | None  # of a student from its teacher
     autocast: Callable[[], AbstractContextManager]
+    ask: Callable[..., Outputs] = ask_classifier
     reached: dict[Hashable, set[int]] = field(default_factory=dict)  # by sub-network: the parameters that it uses
 
     def reaches_all(self, passes: Sequence[Pass]) -> bool:
@@ -75,11 +89,9 @@ class TrainingStep:
             distils = number in teachers or any(target != LABELS for target, _ in this.targets)
             with self.model.no_sync() if distributed and not last else nullcontext():
                 with self.autocast():
-                    if distils and (taken := getattr(self.distance, "features", None)):
-                        logits, features = self.model(view, this.subnet, return_features=True)
-                        outputs = Outputs(logits, [taken(feature) for feature in features])
-                    else:
-                        outputs = Outputs(self.model(view, this.subnet))
+                    taken = getattr(self.distance, "features", None) if distils else None
+                    wanted = labels if any(target == LABELS for target, _ in this.targets) else None
+                    outputs = self.ask(self.model, view, wanted, this.subnet, taken)
                     loss = self._loss(outputs, this, view, labels, known)
                 backward(loss)
             if number in teachers:
