@@ -49,23 +49,23 @@ def plain_of(number: int) -> Method:
     return Method(f"plain network of size {{sizes[{number}]}}", "super", training, smaller(number))
 
 
-SYSTEMS = {
+SYSTEMS = {  # what starts from another's weights stands well behind it, so that no process waits
     "adn": METHODS["adn"],
     "plain": Method("plain network", "super", ALONE),
+    "dsnet": Method("DS-Net without its gate", "all", DSNET, GATED),
     "slimmable": Method("S-Net", "all", "--method slimmable", S),
     "sandwich": Method("US-Net", WIDTHS, "--method sandwich", US),
-    "dsnet": Method("DS-Net without its gate", "all", DSNET, GATED),
-    "gate": Method("DS-Net", "gate", "--method dsnet-gate", GATED, 0.5, "dsnet"),
     "san": Method("SAN", "all", "--method san --larger-teach", "--model meta_mobilenetv2_small --sizes {sizes}"),
+    "gate": Method("DS-Net", "gate", "--method dsnet-gate", GATED, 0.5, "dsnet"),
     **{f"plain-at-{number}": plain_at(number) for number in range(1, 5)},
-    "drawn": METHODS["drawn"],
+    **{f"plain-of-{number}": plain_of(number) for number in range(1, 5)},
     "sandwich-labels": Method(
         "US-Net without distillation", WIDTHS, "--method sandwich --no-in-place-distillation", US
     ),
     "gate-corrected": Method(
         "DS-Net, corrected loss", "gate", "--method dsnet-gate --gate-loss corrected", GATED, 0.5, "dsnet"
     ),
-    **{f"plain-of-{number}": plain_of(number) for number in range(1, 5)},
+    "drawn": METHODS["drawn"],
     "slimmable-distilled": Method("S-Net with distillation", "all", "--method slimmable --in-place-distillation", S),
 }
 METHODS |= SYSTEMS
