@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(args: argparse.Namespace) -> Path:
     saved = train_adn.saved_weights(args)
+    args.train_crop_size = args.train_crop_size or saved.settings.get("val_crop_size")  # a file does not tell it
     fill_defaults(args, saved.settings)
     data = load_data(args)
     machine = train_adn.start(args)

@@ -57,11 +57,11 @@ SYSTEMS = {  # what starts from another's weights stands well behind it, so that
     "sandwich": Method("US-Net", WIDTHS, "--method sandwich", US),
     "san": Method("SAN", "all", "--method san --larger-teach", "--model meta_mobilenetv2_small --sizes {sizes}"),
     "gate": Method("DS-Net", "gate", "--method dsnet-gate", GATED, 0.5, "dsnet"),
-    **{f"plain-at-{number}": plain_at(number) for number in range(1, 5)},
-    **{f"plain-of-{number}": plain_of(number) for number in range(1, 5)},
     "sandwich-labels": Method(
         "US-Net without distillation", WIDTHS, "--method sandwich --no-in-place-distillation", US
     ),
+    **{f"plain-at-{number}": plain_at(number) for number in range(1, 5)},
+    **{f"plain-of-{number}": plain_of(number) for number in range(1, 5)},
     "gate-corrected": Method(
         "DS-Net, corrected loss", "gate", "--method dsnet-gate --gate-loss corrected", GATED, 0.5, "dsnet"
     ),
@@ -212,7 +212,7 @@ GRIDS = {
             8,
             "20 16 14 12 10",
         ),
-        first=len(SYSTEMS),
+        first=8,
     ),
     "quick": Grid(
         "QUICK: 10,000 or 12,000 of the 60,000 training images, 8 to 10 epochs, small enough for a CPU",
