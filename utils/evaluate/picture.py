@@ -33,7 +33,8 @@ def draw(rows: Sequence[Row], title: str, path: Path, others: Mapping[str, Point
     places = [_panel(axes, cost, rows, others) for axes, cost in zip(panels, costs, strict=True)]
     figure.suptitle(title)
     panels[0].set_ylabel("Acc@1 (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3 * len(costs), fontsize="small")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3 * len(costs), fontsize="small")
     for axes, (named, crowd) in zip(panels, places, strict=True):  # when it is known where everything lies
         write_names(axes, named, crowd)
     return save(figure, path)
