@@ -66,6 +66,7 @@ SYSTEMS = {  # what starts from another's weights stands well behind it, so that
         "DS-Net, corrected loss", "gate", "--method dsnet-gate --gate-loss corrected", GATED, 0.5, "dsnet"
     ),
     "drawn": METHODS["drawn"],
+    "base": METHODS["base"],
     "slimmable-distilled": Method("S-Net with distillation", "all", "--method slimmable --in-place-distillation", S),
 }
 METHODS |= SYSTEMS

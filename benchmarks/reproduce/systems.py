@@ -164,7 +164,18 @@ def about_the_largest(of: Outcome) -> Iterator[Claim]:
 
 
 def about_depth(of: Outcome) -> Iterator[Claim]:
-    for base in of.subnets("adn")[-1:]:
+    names = of.subnets("adn")
+    for method in ("adn", "drawn"):
+        for base in names[-1:]:
+            ours, alone = (of.values(name, base) for name in (method, "base"))
+            yield compared(
+                "The base-net is as good as alone", f"{method} {base} − base alone", ours, alone, BETTER, SAME
+            )
+            label = f"{method}, the worst − the lower of super-net − 0.8 and base alone"
+            every = [of.values(method, name) for name in names]
+            margins = paired(lambda alone, *top1: min(top1) - min(top1[0] - 0.8, alone), alone, *every)
+            yield Claim("Every depth is of use", label, margins, (BETTER, SAME))
+    for base in names[-1:]:
         for method in ("drawn", "slimmable", "sandwich", "san"):
             label = f"adn {base} − {method} at its MACs"
             theirs = of.at(method, of.values("adn", base, "gmacs"))
