@@ -91,12 +91,13 @@ def evaluate(
     expected = len(loader.dataset) - len(names)
     if images != expected:
         raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
-    return {
-        subnet: Result(
-            int(images), int(right1), int(right5), loss / max(images, 1), names, macs / max(images, 1) or None
-        )
-        for subnet, right1, right5, loss, macs in zip(subnets, *(flat[kind::4] for kind in range(4)), strict=True)
-    }
+    found = zip(*(flat[kind::4] for kind in range(4)), strict=True)
+    return {subnet: _result(int(images), names, *of_subnet) for subnet, of_subnet in zip(subnets, found, strict=True)}
+
+
+def _result(images: int, corrupt: tuple[str, ...], right1: float, right5: float, loss: float, macs: float) -> Result:
+    several = max(images, 1)
+    return Result(images, int(right1), int(right5), loss / several, corrupt, macs / several or None)
 
 
 def _sums(logits: Tensor, targets: Tensor, macs: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import __version__ as vision_version
 
+from utils.data.device import OnDevice
 from utils.data.loading import Batch, Data
 from utils.evaluate import picture, table
 from utils.evaluate.accuracy import Result, evaluate
@@ -45,10 +46,8 @@ def test(
     if args.torch_compile:
         model.compile()
     subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
-    layout = str(on_device.to_float.memory_format).removeprefix("torch.")
-    facts = {name: getattr(args, name, None) for name in table.REPEATED}
-    facts |= {**about, "data": data.name, "device": str(machine.device)}
-    facts |= {"precision": machine.precision, "memory_format": layout, "compiled": args.torch_compile}
+    facts = {name: getattr(args, name, None) for name in table.REPEATED} | {**about, "data": data.name}
+    facts |= _how(args, machine, on_device)
     names = f"{len(subnets)} sub-networks" if len(subnets) > 1 else model.name(subnets[0])
     said = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
     log.info("Testing %s on %d images in %d process(es): %s", names, len(data.val), world_size(), said)
@@ -70,6 +69,16 @@ def test(
             log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
         kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
+
+
+def _how(args: argparse.Namespace, machine: Machine, on_device: OnDevice) -> dict[str, object]:
+    layout = str(on_device.to_float.memory_format).removeprefix("torch.")
+    return {
+        "device": str(machine.device),
+        "precision": machine.precision,
+        "memory_format": layout,
+        "compiled": args.torch_compile,
+    }
 
 
 def _spent(result: Result) -> dict[str, float]:

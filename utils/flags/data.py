@@ -72,7 +72,10 @@ def data_flags(parser: ArgumentParser) -> None:
     add("--decode", choices=("pil", "tensor"), help=decode)
     corrupt = "unreadable image: stop and name it, or go on without it and count it"
     add("--on-corrupt", choices=("error", "skip"), default="error", help=corrupt)
+    _crops_and_augmentation_flags(parser)
 
+
+def _crops_and_augmentation_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("crops and augmentation").add_argument
     named = ", ".join(f"{name} {habits.crop_size}" for name, habits in NAMED.items())
     add("--train-crop-size", type=COUNT, help=f"random crop (default: 224; {named})")
@@ -112,9 +115,7 @@ def fill_defaults(
     if args.val_split and has_val:
         raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
     known = {name: value for name, value in (known or {}).items() if value is not None}
-    crop = args.train_crop_size or args.val_crop_size or known.get("val_crop_size") or habits.crop_size
-    in_proportion = usual_sizes and [max(1, round(size * crop / usual_sizes[0])) for size in usual_sizes]
-    sizes = args.sizes or known.get("sizes") or in_proportion
+    sizes = args.sizes or known.get("sizes") or _in_proportion(usual_sizes, args, known, habits)
     crop = sizes[0] if sizes else habits.crop_size
     if sizes and crop != known.get("val_crop_size"):
         known = {name: value for name, value in known.items() if name not in ("val_resize_size", "val_crop_size")}
@@ -141,6 +142,14 @@ def fill_defaults(
         if getattr(args, name) is None:
             setattr(args, name, value)
     _refuse_what_cannot_be(args, in_memory is not None)
+
+
+def _in_proportion(
+    usual_sizes: Sequence[int] | None, args: Namespace, known: Mapping[str, object], habits: Habits
+) -> list[int] | None:
+    """The sizes on which a network is usually trained, the first of them as large as the crop."""
+    crop = args.train_crop_size or args.val_crop_size or known.get("val_crop_size") or habits.crop_size
+    return usual_sizes and [max(1, round(size * crop / usual_sizes[0])) for size in usual_sizes]
 
 
 def _refuse_what_cannot_be(args: Namespace, in_memory: bool) -> None:
