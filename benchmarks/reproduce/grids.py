@@ -67,6 +67,7 @@ SYSTEMS = {  # what starts from another's weights stands well behind it, so that
     ),
     "drawn": METHODS["drawn"],
     "base": METHODS["base"],
+    "labels": METHODS["labels"],
     "slimmable-distilled": Method("S-Net with distillation", "all", "--method slimmable --in-place-distillation", S),
 }
 METHODS |= SYSTEMS

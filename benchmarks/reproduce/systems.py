@@ -32,8 +32,8 @@ epochs, batches and optimizer, networks of the same make, nothing tuned for any 
 all test images, mean ± standard deviation over seeds: raw, with the batch-norm statistics of training, and calibrated,
 with statistics of each sub-network's own. Differences are paired by seed, in points; one no larger than its standard
 deviation is called no difference. *Step*: time of a training step, that of the plain network being 1; rounds in which
-all methods took turns, quartiles in brackets. *ms*: of a call on one image, and on 64. What a gate takes is the mean
-over the images."""
+all methods took turns, quartiles in brackets. *ms*: of a call on one image, and on 64; *mJ*: of an image in it, where
+there is a meter. What a gate takes is the mean over the images."""
 ASKED = ("adn", "drawn", "slimmable", "sandwich", "dsnet", "gate", "san")  # beside the plain network
 BATCHES = (1, 64)
 
@@ -55,7 +55,14 @@ class Costs:
 
     def call(self, method: str, subnet: str, batch: int = 1, what: str = "ms") -> float | None:
         wanted = {"method": method, "subnet": subnet, "batch": batch}
-        return next((call[what] for call in self.calls if wanted.items() <= call.items()), None)
+        return next((call.get(what) for call in self.calls if wanted.items() <= call.items()), None)
+
+    @property
+    def metered(self) -> list[int]:
+        """The batches of which the energy is known."""
+        return [
+            batch for batch in BATCHES if any(c["batch"] == batch and c.get("joules_per_image") for c in self.calls)
+        ]
 
 
 def measure(work: Path, results: Path) -> Path:
@@ -64,11 +71,12 @@ def measure(work: Path, results: Path) -> Path:
     from benchmarks.speed.results import Results
     from deploy.measure import Energies
     from utils.evaluate.latency import take_turns
+    from utils.setup import choose_device
 
     first = GRIDS[GRID].runs[-1]._replace(seed=0)
     setting, pixels = first.setting, int(first.setting.sizes.split()[0])
     runs = {method: first._replace(method=method) for method in ("plain", *ASKED)}
-    device = ways.torch.device("cpu")
+    device = choose_device("auto")
     case = ways.Case("mobilenet_v2_small", 64, pixels, device, compiled=False)
     flags = {m: " ".join(run.flags("training")) for m, run in runs.items() if not run.before}
     print("training steps …", file=sys.stderr)
@@ -175,6 +183,9 @@ def about_depth(of: Outcome) -> Iterator[Claim]:
             every = [of.values(method, name) for name in names]
             margins = paired(lambda alone, *top1: min(top1) - min(top1[0] - 0.8, alone), alone, *every)
             yield Claim("Every depth is of use", label, margins, (BETTER, SAME))
+    for name in names[:1] + names[-1:]:
+        values, label = (of.values(method, name) for method in ("adn", "labels")), f"adn {name} − labels"
+        yield compared("Self-distillation helps depth", label, *values, BETTER)
     for base in names[-1:]:
         for method in ("drawn", "slimmable", "sandwich", "san"):
             label = f"adn {base} − {method} at its MACs"
@@ -243,8 +254,9 @@ def write(folder: Path) -> Path | None:
 
 
 def table(of: Outcome, costs: Costs | None) -> list[str]:
-    times = [f"ms, {batch}" for batch in BATCHES if costs] + (["step"] if costs else [])
-    columns = ["training", "network", "10⁶ MACs", "raw", "calibrated", *times]
+    columns = ["training", "network", "10⁶ MACs", "raw", "calibrated"]
+    if costs:
+        columns += [f"ms, {batch}" for batch in BATCHES] + [f"mJ, {batch}" for batch in costs.metered] + ["step"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in dict.fromkeys(method for method, _ in of.runs):
         for name in of.subnets(method):
@@ -252,8 +264,10 @@ def table(of: Outcome, costs: Costs | None) -> list[str]:
             macs, *top1 = values
             cells = [of.titles[method], name, f"{1000 * fmean(macs):.2f}", *map(mean, top1)]
             if costs:
-                found = (costs.call(method, name, batch) for batch in BATCHES)
-                cells += [f"{ms:.2f}" if ms else "" for ms in found] + [costs.step(method)]
+                found = [costs.call(method, name, batch) for batch in BATCHES]
+                joules = [costs.call(method, name, batch, "joules_per_image") for batch in costs.metered]
+                found += [joule and 1000 * joule for joule in joules]
+                cells += [f"{value:.2f}" if value else "" for value in found] + [costs.step(method)]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -243,10 +243,11 @@ def test_the_page_of_systems_compares_at_the_same_cost(tmp_path: Path):
     assert "| DS-Net | gate | 3.00 | 87.00 ± 0.00 | 87.00 ± 0.00 |" in text
     assert (tmp_path / "systems-digits.png").exists()
     costs = {"machine": {"name": "an abacus"}, "setting": "digits", "steps": {"plain": [1, 2, 3], "adn": [2, 4, 3]}}
-    calls = [{"method": "adn", "subnet": "TTT", "batch": 1, "ms": 1.5}]
+    calls = [{"method": "adn", "subnet": "TTT", "batch": 1, "ms": 1.5, "joules_per_image": 0.25}]
     (tmp_path / systems.COSTS).write_text(json.dumps({**costs, "calls": calls}))
     text = systems.write(tmp_path).read_text()
-    assert "| ADN | TTT | 2.00 | 85.00 ± 0.00 | 88.00 ± 0.20 | 1.50 |  | 2.00 (1.50 to 2.00) |" in text
+    assert "| ADN | TTT | 2.00 | 85.00 ± 0.00 | 88.00 ± 0.20 | 1.50 |  | 250.00 | 2.00 (1.50 to 2.00) |" in text
+    assert "| ms, 1 | ms, 64 | mJ, 1 | step |" in text
 
 
 def test_calls_are_timed_on_real_images(digits_run: Path):
