@@ -6,7 +6,7 @@ What a training step and a call take is measured by itself, when nothing else ru
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ all methods took turns, quartiles in brackets. *ms*: of a call on one image, and
 there is a meter. What a gate takes is the mean over the images."""
 ASKED = ("adn", "drawn", "slimmable", "sandwich", "dsnet", "gate", "san")  # beside the plain network
 BATCHES = (1, 64)
+REFINED = ("adn", "labels")  # with and without self-distillation, from which blocks should learn to only refine
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Costs:
     setting: str
     steps: dict[str, list[float]]  # by method
     calls: list[dict[str, Any]]  # method, subnet, batch, ms, joules_per_image
+    blocks: dict[str, dict[str, Any]] = field(default_factory=dict)  # by method and seed, see tools.activation_maps
 
     def step(self, method: str) -> str:
         if method not in self.steps:
@@ -87,40 +89,56 @@ def measure(work: Path, results: Path) -> Path:
         print(f"calls on {batch} …", file=sys.stderr)
         made = {}
         for method, run in runs.items():
-            found = calls_of(run, work / GRID / (run.before or run).name / "checkpoint.pth", batch)
+            found = calls_of(run, work / GRID, batch)
             made |= {(method, name): call for name, call in found.items()}
         for (method, name), times in take_turns(made, device, ways.Effort(3, 9, 30, 60)).items():
             joules = energies.joules(made[method, name], batch)
             about = {"method": method, "subnet": name, "batch": batch}
             calls.append(about | {"ms": median(times), "joules_per_image": joules})
-    machine = Results.on(device).machine | energies.about
+    seeds = [run.seed for run in GRIDS[GRID].runs if (run.setting, run.method) == (setting, "adn")]
+    blocks = {m: {seed: blocks_of(Run(setting, m, seed), work / GRID) for seed in seeds} for m in REFINED}
+    costs = Costs(Results.on(device).machine | energies.about, setting.name, samples, calls, blocks)
     with whole_file(path := results / COSTS) as file:
-        file.write(json.dumps(asdict(Costs(machine, setting.name, samples, calls)), indent=1).encode() + b"\n")
+        file.write(json.dumps(asdict(costs), indent=1).encode() + b"\n")
     return path
 
 
-def calls_of(run: Run, weights: Path, batch: int) -> dict[str, Callable[[], Any]]:
+def trained(run: Run, work: Path, images: int) -> tuple[Any, Any]:
+    """The run's network, on its device, and the first test images."""
+    from deploy.measure import load
+    from utils.data.loading import eval_loader, load_data
+
+    weights = work / (run.before or run).name / "checkpoint.pth"
+    if not weights.exists():
+        raise UserError(f"{weights}: not there; `python -m benchmarks.reproduce {GRID}` trains it")
+    asked = f"{run.setting.network} {METHODS[run.method].network} --batch-size {images} --val-images {images}"
+    network = load([*asked.format(sizes=Sizes(run.setting.sizes)).split(), "--workers", "0", "--weights", str(weights)])
+    batches = network.on_device(eval_loader(load_data(network.args, network.args.sizes), network.args))
+    return network.model.eval(), next(iter(batches)).images
+
+
+def calls_of(run: Run, work: Path, batch: int) -> dict[str, Callable[[], Any]]:
     """Those sub-networks that the method is tested in, on real images: a gate looks at them."""
     import torch
 
-    from deploy.measure import load
-    from utils.data.loading import eval_loader, load_data
     from utils.flags.evaluation import chosen
 
-    if not weights.exists():
-        raise UserError(f"{weights}: not there; `python -m benchmarks.reproduce {GRID}` trains it")
-    method = METHODS[run.method]
-    asked = f"{run.setting.network} {method.network} --batch-size {batch} --val-images {batch} --workers 0"
-    network = load([*asked.format(sizes=Sizes(run.setting.sizes)).split(), "--weights", str(weights)])
-    model, args = network.model.eval(), network.args
-    images = next(iter(network.on_device(eval_loader(load_data(args, args.sizes), args)))).images
+    model, images = trained(run, work, batch)
 
     @torch.no_grad()
     def call(view: Any, subnet: Any) -> None:
         model(view, subnet)
 
-    subnets = chosen(model, method.tested.split())
+    subnets = chosen(model, METHODS[run.method].tested.split())
     return {model.name(subnet): partial(call, model.images_for(images, subnet), subnet) for subnet in subnets}
+
+
+def blocks_of(run: Run, work: Path) -> dict[str, Any]:
+    """How much each block changes what runs through it, and how alike super-net and base-net are behind each stage."""
+    from tools.activation_maps import changes, cosines
+
+    model, images = trained(run, work, 256)
+    return {"changes": changes(model, [images]), "cosine": cosines(model, [images])}
 
 
 class Outcome:
@@ -246,6 +264,7 @@ def write(folder: Path) -> Path | None:
         raw, of = (Outcome([run for run in content["runs"] if run["setting"] == setting], kind) for kind in KINDS)
         timed = costs if costs and costs.setting == setting else None
         lines += [f"\n## {setting}\n", *table(of, timed), "", *verdicts([raw, of])]
+        lines += ["", *refinement(of, timed)] if timed and timed.blocks else []
         if draw_outcome(of, timed, setting, picture := folder / f"{GRID}-{setting}.png"):
             lines.append(f"\n![{setting}: accuracy over cost]({picture.name})")
     with whole_file(page := folder / f"{GRID}.md") as file:
@@ -282,6 +301,24 @@ def verdicts(kinds: list[Outcome]) -> list[str]:
     for claims in zip(*asked, strict=True):
         found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
         lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
+    return lines
+
+
+def refinement(of: Outcome, costs: Costs) -> list[str]:
+    """Of the super-net's blocks and the base-net's likeness, mean over seeds and 256 test images."""
+    first = next(iter(next(iter(costs.blocks.values())).values()))["cosine"]
+    lines = [
+        "What the last block of each stage, which the base-net skips, changes in the super-net, |F(h)| / |h|, and the"
+    ]
+    lines += ["cosine between super-net and base-net behind the stage:", ""]
+    lines.append(f"| training | {' | '.join(f'stage {n}: change | cosine' for n in first)} |")
+    lines.append("|---" * (1 + 2 * len(first)) + "|")
+    for method, seeds in costs.blocks.items():
+        cells = []
+        for stage in first:
+            cells.append(mean([found["changes"]["super-net"][stage][-1] for found in seeds.values()]))
+            cells.append(mean([found["cosine"][stage] for found in seeds.values()]))
+        lines.append(f"| {of.titles[method]} | {' | '.join(cells)} |")
     return lines
 
 

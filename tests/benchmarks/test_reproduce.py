@@ -244,18 +244,26 @@ def test_the_page_of_systems_compares_at_the_same_cost(tmp_path: Path):
     assert (tmp_path / "systems-digits.png").exists()
     costs = {"machine": {"name": "an abacus"}, "setting": "digits", "steps": {"plain": [1, 2, 3], "adn": [2, 4, 3]}}
     calls = [{"method": "adn", "subnet": "TTT", "batch": 1, "ms": 1.5, "joules_per_image": 0.25}]
-    (tmp_path / systems.COSTS).write_text(json.dumps({**costs, "calls": calls}))
+    seen = {"changes": {"super-net": {"1": [None, 0.25]}}, "cosine": {"1": 0.75}}
+    content = {**costs, "calls": calls, "blocks": {"adn": {"0": seen, "1": seen}}}
+    (tmp_path / systems.COSTS).write_text(json.dumps(content))
     text = systems.write(tmp_path).read_text()
     assert "| ADN | TTT | 2.00 | 85.00 ± 0.00 | 88.00 ± 0.20 | 1.50 |  | 250.00 | 2.00 (1.50 to 2.00) |" in text
     assert "| ms, 1 | ms, 64 | mJ, 1 | step |" in text
+    assert "| ADN | 0.25 ± 0.00 | 0.75 ± 0.00 |" in text
 
 
-def test_calls_are_timed_on_real_images(digits_run: Path):
-    calls = systems.calls_of(Run(TINY, "adn", 5), digits_run / "checkpoint.pth", 2)
+def test_a_run_s_network_is_asked_about_real_images(digits_run: Path, tmp_path: Path):
+    run = Run(TINY, "adn", 5)
+    with pytest.raises(UserError, match="trains it"):
+        systems.calls_of(run, tmp_path, 2)
+    (tmp_path / run.name).symlink_to(digits_run)
+    calls = systems.calls_of(run, tmp_path, 2)
     assert len(calls) == 2**3
     calls["TTT"]()
-    with pytest.raises(UserError, match="trains it"):
-        systems.calls_of(Run(TINY, "adn", 5), digits_run / "none.pth", 2)
+    found = systems.blocks_of(run, tmp_path)
+    assert found["cosine"].keys() == {"1", "2", "3"}
+    assert len(found["changes"]["super-net"]["2"]) > len(found["changes"]["base-net"]["2"])
 
 
 def test_the_command_plans_and_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture):

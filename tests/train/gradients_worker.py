@@ -145,6 +145,7 @@ def sent(frozen: bool) -> dict:
 def moved() -> float:
     """How far steps that leave parameters out lead the processes from where one process with all images comes to."""
     args = Namespace(seed=0, on_corrupt="error", clip_grad_norm=None, draw=[0.3, 0.3], ema_teacher=False)
+    args.lr_warmup_steps = 0
     args.subpath_temp, args.subpath_topk, args.subpath_alpha = 1.0, 0, 0.5
     model = tiny("vit_b_16").train()
     alone = copy.deepcopy(model)
