@@ -23,12 +23,12 @@ LIKELIEST = 5
 def images_at(path: Path, classes: list[str], transform: Callable) -> Data:
     """The image at `path`, or those below a folder, in order; a target is its image's number."""
     if not path.exists():
-        raise UserError(f"--predict {path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder")
     folder, files = path.parent, [path]
     if path.is_dir():
         folder, files = path, sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
     if not files:
-        raise UserError(f"--predict {path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
+        raise UserError(f"{path}: no images in this folder ({' '.join(IMG_EXTENSIONS)})")
     names = np.array([bytes(file.relative_to(folder)) for file in files])
     images = Images(names, np.arange(len(files)), partial(read_file, decode_pil), transform, folder)
     return Data(None, images, classes, str(path))
