@@ -19,7 +19,7 @@ from . import probe
 from .registry import SOURCES
 from .selection import NORMS, note_output, with_children
 from .skip import ByStage, Skip
-from .subnet import ManyNetworks
+from .subnet import Cost, ManyNetworks, cost
 from .views import Views
 
 NORMS_OF_TIMM = ("RmsNorm", "SimpleNorm", "EvoNorm", "FilterResponseNorm", "FrozenBatchNorm")  # beginnings of names
@@ -93,6 +93,10 @@ class AnyDepth(ByStage, Views):
                 plain = {key: value for key, value in vars(module).items() if not key.startswith("_")}
                 copied.__dict__.update(plain)
         return self
+
+    def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
+        """Of a copy: some modules keep what they computed, and here that would be a shape without values."""
+        return cost(self.extract(subnet), image_size or self.size(subnet) or 224)
 
     extract = ManyNetworks.extract  # a view has no modules that are made for a sub-network
 

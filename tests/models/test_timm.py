@@ -77,6 +77,14 @@ def check_sub_networks(model: models.ManyNetworks, kind: type, x: Tensor) -> Non
         assert torch.equal(model.extract(base)(x), model(x, base))
 
 
+def test_counting_leaves_a_network_as_it_was() -> None:
+    """This one keeps biases of its attention in an attribute; what was counted could not be copied, nor averaged."""
+    pytest.importorskip("timm")
+    model = models.build("timm:efficientformerv2_s0", num_classes=CLASSES).eval()
+    assert model.cost(model.base_net).macs < model.cost().macs
+    copy.deepcopy(model)
+
+
 def test_weights_of_timm_start_a_network(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     plain = timm.create_model("resnetv2_18", num_classes=11).eval()
