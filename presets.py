@@ -66,16 +66,18 @@ class RandomZoom(v2.RandomResizedCrop):
         return self._call_kernel(v2.functional.crop, inpt, **params)
 
 
-def train_transform(args: Namespace, zoom: bool = True) -> Callable[[Image], Tensor | list[Tensor]]:
+def train_transform(
+    args: Namespace, zoom: bool = True, sizes: Sequence[int] | None = None
+) -> Callable[[Image], Tensor | list[Tensor]]:
     """Decoded image -> uint8 tensor. Without `zoom` (CIFAR, …) an image is shifted by up to an eighth instead.
 
-    With several --sizes one crop becomes a view of each size, flipped and augmented by itself.
+    With several `sizes` (of --sizes, if not said) one crop becomes a view of each, flipped and augmented by itself.
 
     The reference erases after normalisation, with 0; here the bytes are erased with the mean colour, which becomes that
     0 to within half a grey level.
     """
     size, interpolation = args.train_crop_size, v2.InterpolationMode(args.interpolation)
-    views = [_view(args, side, interpolation) for side in args.sizes or [size]]
+    views = [_view(args, side, interpolation) for side in sizes or args.sizes or [size]]
     if zoom:
         return v2.Compose([RandomZoom(size), several(views)])
     return v2.Compose([v2.Resize(size, interpolation), v2.RandomCrop(size, padding=size // 8), several(views)])

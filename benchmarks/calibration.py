@@ -15,22 +15,21 @@ from pathlib import Path
 
 import methods
 import models
-import presets
 import train_adn
-from utils.data.loading import Data, eval_loader, load_data
+from utils.data.loading import eval_loader, load_data
 from utils.errors import UserError
 from utils.evaluate.accuracy import evaluate
 from utils.evaluate.calibration import calibrate, calibration_loader
 from utils.files import whole_file
 from utils.flags.arguments import parser
-from utils.flags.data import NAMED, fill_defaults
+from utils.flags.data import fill_defaults
 
 BATCHES = (5, 10, 20, 40, 80)
 TITLE = """# How many batches calibration needs
 
 Written by `python -m benchmarks.calibration`. Acc@1 (%) on the test images of the super-net, the base-net, the worst
-sub-network and the mean of all, with statistics from so many batches of training images, which look as in an
-evaluation (resized, the centre cropped) or as in the training (augmented)."""
+sub-network and the mean of all, with statistics from so many batches of training images, which look as in the training
+(augmented; so the command does it) or as in an evaluation (resized, the centre cropped)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(args: argparse.Namespace) -> Path:
     saved = train_adn.saved_weights(args)
-    args.train_crop_size = args.train_crop_size or saved.settings.get("val_crop_size")  # a file does not tell it
     fill_defaults(args, saved.settings)
     data = load_data(args)
     machine = train_adn.start(args)
@@ -65,9 +63,9 @@ def measure(args: argparse.Namespace) -> Path:
         "| batches | images as in | super-net | base-net | worst | mean | seconds |\n|---|---|---|---|---|---|---|"
     )
     lines.append(row(0, "–", 0))
-    as_trained = presets.train_transform(args, zoom=args.data_path not in NAMED)
-    for images, transform in (("an evaluation", data.val.transform), ("training", as_trained)):
-        seen = Data(data.train, dataclasses.replace(data.val, transform=transform), data.classes, data.name)
+    as_tested = {name: getattr(data.val, name) for name in ("read", "transform", "side")}
+    for images, train in (("training", data.train), ("an evaluation", dataclasses.replace(data.train, **as_tested))):
+        seen = data._replace(train=train)
         for args.calibrate in BATCHES:
             start = time.perf_counter()
             calibrate(model, calibration_loader(seen, args, workers=0), on_device, args.on_corrupt)

@@ -15,6 +15,9 @@ SHAPE = {"stem": str, "patch_size": int, "window_size": int, "sizes": list, "cha
 # what a user may leave to the file, with the type that it has there
 SETTINGS = {"model": str, "no_switchable_norms": bool, "val_split": float, "val_resize_size": int, "val_crop_size": int}
 SETTINGS |= {"interpolation": str, "normalize": str} | SHAPE
+# how its training images looked, for calibration
+SETTINGS |= {"train_crop_size": int, "hflip_prob": float, "auto_augment": str, "ra_magnitude": int}
+SETTINGS |= {"augmix_severity": int, "random_erase": float}
 
 
 class Saved(NamedTuple):

@@ -78,6 +78,11 @@ def test_the_end_of_a_training_estimates_statistics_and_a_longer_one_anew(tmp_pa
     assert "Test, calibrated: super" in capsys.readouterr().out
     first = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["statistics"]["model"]
     assert first.keys() >= {"", "T", "TF", "TFT"}
+    again = tmp_path / "again.pth"
+    test = "--test-only --data-path digits --train-images 64 --batch-size 16 --calibrate 40 --no-picture --device cpu"
+    paths = ["--weights", str(tmp_path / "checkpoint.pth"), "--weights-out", str(again), "--output-dir", str(tmp_path)]
+    assert train_adn.main([*test.split(), *paths]) == 0  # it looks at images as the training did, by what the file says
+    torch.testing.assert_close(torch.load(again, weights_only=False)["statistics"]["model"], first)
     assert train_adn.main(train) == 0  # nothing left, neither to train nor to estimate
     assert "nothing left to train" in capsys.readouterr().out
     assert train_adn.main([*train, "--epochs", "2"]) == 0

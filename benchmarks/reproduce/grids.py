@@ -135,7 +135,7 @@ class Grid:
     """Settings and seeds; the note stands wherever its results are shown."""
 
     def __init__(self, note: str, *settings: Setting, seeds: tuple[int, ...] = (0, 1, 2), first: int = 4) -> None:
-        """Seed by seed the `first` methods of all settings, then the rest: cut short, it still compares like with like."""
+        """Seed by seed the `first` methods of all settings, then the rest: cut short, it still compares alike."""
         self.note = note
         self.runs = [
             Run(setting, method, seed)

@@ -85,6 +85,14 @@ def test_defaults_follow_the_data_and_yield_to_the_user():
         assert (args.train_crop_size, args.val_crop_size, args.hflip_prob) == (size, size, 0.3)
 
 
+def test_what_trained_says_how_images_look():
+    known = {"train_crop_size": 176, "auto_augment": "ra", "ra_magnitude": 5, "random_erase": 0.1, "hflip_prob": 0.0}
+    args = parser(methods).parse_args(["--test-only", "--data-path", "/data", "--random-erase", "0.2"])
+    fill_defaults(args, known)
+    assert {name: getattr(args, name) for name in known} == {**known, "random_erase": 0.2}
+    assert args.augmix_severity == 3
+
+
 def test_the_recipes_flags_are_understood():
     line = """--auto-augment ta_wide --random-erase 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0 --train-crop-size 176
         --val-resize-size 232 --ra-sampler --ra-reps=4 --interpolation bicubic --data-path /data -j 3"""

@@ -114,7 +114,7 @@ def read_pixels(image: Tensor) -> Tensor:
 
 
 def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
-    """The data that `args` describe, every default filled in; to test, views of `test_sizes` if not of --sizes.
+    """The data that `args` describe, every default filled in; for a test, views of `test_sizes` if not of --sizes.
 
     Folders: a random crop is zoomed into for training; for evaluation the shorter side is resized, the centre cropped.
     Small images in memory: resized to the crop size, to train shifted by up to an eighth. Digits are not flipped.
@@ -138,10 +138,12 @@ def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
         read, folder = partial(read_file, presets.DECODERS[args.decode or decode]), "train" if args.val_split else part
         return Images(rows, targets, read, folder=root / folder, **kw)
 
-    train, transform = None, presets.train_transform(args, zoom=not in_memory)
+    train = None
     if args.calibrate or not args.test_only:
+        sizes = test_sizes if args.test_only and test_sizes else args.sizes  # what is to be calibrated, or trained
+        transform = presets.train_transform(args, zoom=not in_memory, sizes=sizes)
         own = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
-        train = images("train", "tensor", side=math.hypot(*(args.sizes or [args.train_crop_size])), **own)
+        train = images("train", "tensor", side=math.hypot(*(sizes or [args.train_crop_size])), **own)
     sizes = test_sizes or args.sizes or [args.val_crop_size]
     val = images("val", "pil", transform=presets.test_transform(args, sizes), side=math.hypot(*sizes))
     return Data(train, val, found.classes, args.data_path if args.data_path in NAMED else root.resolve().name)

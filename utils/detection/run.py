@@ -1,6 +1,5 @@
 """A detector in the training loop and in the table of sub-networks: what is there instead of a classifier's."""
 
-import dataclasses
 import logging
 import statistics
 from argparse import Namespace
@@ -123,11 +122,10 @@ def evaluate(
 
 def calibrate(args: Namespace, device: torch.device, model: Any, data: Data, subnets: Sequence[Hashable]) -> None:
     """The same batches of training images whatever the number of processes, of which each takes its share."""
-    scenes = dataclasses.replace(data.train, hflip_prob=0.0)
-    order = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(args.seed))
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(args.seed))
     batches = order[: args.calibrate * args.batch_size].split(args.batch_size)
     share = [batch.tolist() for batch in batches[processes.rank() :: processes.world_size()]]
-    loader = make_loader(scenes, args, share, 0, collate)
+    loader = make_loader(data.train, args, share, 0, collate)
     norms = model.calibrate((b.images for b in on_device(device, loader)), subnets, processes.sum_over_processes)
     log.info("Calibrated: %d norms have statistics of each depth's own", norms)
 

@@ -1,11 +1,11 @@
-"""Batch-norm statistics of each sub-network's own, estimated on training images that are seen as in an evaluation.
+"""Batch-norm statistics of each sub-network's own, estimated on training images that look as in the training.
 
-Their crops, not those of training: statistics are of the images that the network will meet. They come in one fixed
-list of batches, of which each process takes its share, so that the result does not depend on the number of processes.
+The training's crops and augmentation, not an evaluation's: weights are used to these statistics, and a sub-network that
+was trained with norms of its own is left as good as it was (results/calibration.md). They come in one fixed list of
+batches, of which each process takes its share, so that the result does not depend on the number of processes.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
@@ -22,14 +22,12 @@ LEAST = 32  # images in a batch: its own spread is an estimate, and of a single 
 
 def calibration_loader(data: Data, args: argparse.Namespace, workers: int) -> DataLoader:
     """This process's share of --calibrate batches of different training images."""
-    as_tested = {name: getattr(data.val, name) for name in ("read", "transform", "side")}
-    images = dataclasses.replace(data.train, **as_tested)
-    size = min(max(args.batch_size, LEAST), len(images))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(args.seed, args.calibrate)))
+    size = min(max(args.batch_size, LEAST), len(data.train))
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(derive(args.seed, args.calibrate)))
     batches = order[: args.calibrate * size].split(size)
     whole = [batch.tolist() for batch in batches if len(batch) == size]
     share = whole[processes.rank() :: processes.world_size()]
-    loader = make_loader(images, args, share, workers)
+    loader = make_loader(data.train, args, share, workers)
     start_workers(loader)
     return loader
 

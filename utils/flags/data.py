@@ -89,10 +89,10 @@ def _crops_and_augmentation_flags(parser: ArgumentParser) -> None:
     add("--interpolation", choices=kinds, help="of all resizing (default: bilinear)")
     add("--hflip-prob", type=FRACTION, metavar="P", help="probability of a horizontal flip (default: 0.5; digits 0)")
     add("--auto-augment", type=one_of(POLICIES), metavar="POLICY", help=f"one of {', '.join(POLICIES)}")
-    add("--ra-magnitude", type=bounded(int, 0, 30), default=9, metavar="N", help="of --auto-augment ra, 0 to 30")
-    severity = "of --auto-augment augmix, 1 to 10"
-    add("--augmix-severity", type=bounded(int, 1, 10), default=3, metavar="N", help=severity)
-    add("--random-erase", type=FRACTION, default=0.0, metavar="P", help="probability of erasing a rectangle")
+    add("--ra-magnitude", type=bounded(int, 0, 30), metavar="N", help="of --auto-augment ra, 0 to 30 (default: 9)")
+    severity = "of --auto-augment augmix, 1 to 10 (default: 3)"
+    add("--augmix-severity", type=bounded(int, 1, 10), metavar="N", help=severity)
+    add("--random-erase", type=FRACTION, metavar="P", help="probability of erasing a rectangle (default: 0)")
     add("--mixup-alpha", type=NONNEGATIVE, default=0.0, metavar="A", help="mixup, 0 = off")
     both = "cutmix, 0 = off; with mixup: either, by chance"
     add("--cutmix-alpha", type=NONNEGATIVE, default=0.0, metavar="A", help=both)
@@ -118,7 +118,8 @@ def fill_defaults(
     sizes = args.sizes or known.get("sizes") or _in_proportion(usual_sizes, args, known, habits)
     crop = sizes[0] if sizes else habits.crop_size
     if sizes and crop != known.get("val_crop_size"):
-        known = {name: value for name, value in known.items() if name not in ("val_resize_size", "val_crop_size")}
+        crops = ("train_crop_size", "val_resize_size", "val_crop_size")
+        known = {name: value for name, value in known.items() if name not in crops}
     defaults = {
         "model": "resnet18",
         "no_switchable_norms": False,
@@ -129,6 +130,9 @@ def fill_defaults(
         "normalize": "imagenet",
         "interpolation": "bilinear",
         "hflip_prob": habits.hflip_prob,
+        "ra_magnitude": 9,
+        "augmix_severity": 3,
+        "random_erase": 0.0,
         "workers": min(habits.most_workers, cores_per_process()),
         "download_dir": str(cache_folder() / "data"),
         "val_split": None,

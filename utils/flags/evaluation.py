@@ -26,8 +26,9 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     latency = "images per call when latency is measured; 0 measures none"
     add("--latency-batch", type=NATURAL, default=1, help=latency)
     own = (
-        "batches of training images from which each sub-network gets batch-norm statistics of its own, at the end of a "
-        "training (default: 40) or before a test (default: those of the file, if it has some); 0: those of training"
+        "estimate batch-norm statistics of each sub-network's own from N batches of training images, which look as in "
+        "the training: at its end (default: 40) or before a test (default: use those of the file, if it has some); "
+        "0: use those of the training"
     )
     add("--calibrate", type=NATURAL, help=own)
     add("--weights-out", metavar="FILE", help="write the weights that are tested, with their statistics")
