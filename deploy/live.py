@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,9 @@ from utils.flags.parsing import COUNT
 class Server:
     """A network behind a governor: `submit` from any thread; one thread runs what the governor decides.
 
-    `run(option, requests)` gives an answer for each, called where `inside()` is entered. `answer(request, answer)` is
-    called once for each request, with None if it is refused. When `run` fails, all other methods raise its error.
+    `run(option, requests)` gives an answer for each, called where `inside()` is entered, in `thread`, which may be
+    `warmed`. `answer(request, answer)` is called once for each request, with None if it is refused. What ran is noted
+    in `batches`, if they are given. When `run` fails, all other methods raise its error.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class Server:
         answer: Callable[[Any, Any], None],
         clock: Callable[[], float] = time.monotonic,
         inside: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        thread: ThreadPool | None = None,
+        batches: list[Batch] | None = None,
     ) -> None:
         self.governor, self.run, self.answer, self.clock, self.inside = governor, run, answer, clock, inside
-        self.batches: list[Batch] = []
+        self.batches, self.thread = batches, thread or ThreadPool(1)
         self._news, self._closed = threading.Condition(), False
         self._failed: BaseException | None = None
-        self._worker = threading.Thread(target=self._work, daemon=True)
-        self._worker.start()
+        self._work_done = self.thread.apply_async(self._work)
 
     def check(self) -> None:
         """Raises the error of a `run` that failed."""
@@ -71,7 +74,7 @@ class Server:
         with self._news:
             self._closed = True
             self._news.notify()
-        self._worker.join()
+        self._work_done.wait()
         self.check()
 
     def _work(self) -> None:
@@ -101,11 +104,29 @@ class Server:
             for request in self.governor.refused(start):
                 self.answer(request, None)
             if decision:
-                served = len(decision.requests)
-                self.batches.append(Batch(start, decision.option.subnet, served, len(self.governor)))
+                if self.batches is not None:
+                    served = len(decision.requests)
+                    self.batches.append(Batch(start, decision.option.subnet, served, len(self.governor)))
                 return decision
             if self._closed and not len(self.governor):
                 return None
+
+
+def warmed(run: Callable, options: Sequence[Option], request: Any, inside: Callable) -> ThreadPool:
+    """A thread in which every sub-network has run once at every size: what first calls choose and allocate is there.
+
+    On a GPU each thread searches the algorithms of its convolutions for itself.
+    """
+    sizes = {(option.subnet, size): option for option in options for size in range(1, option.batch + 1)}
+
+    def run_all() -> None:
+        with inside():
+            for (_, size), option in sizes.items():
+                run(option, [request] * size)
+
+    thread = ThreadPool(1)
+    thread.apply(run_all)
+    return thread
 
 
 class Images:
@@ -128,7 +149,7 @@ class Images:
         return [(right, option.accuracy) for right in (logits.argmax(1) == self.targets[places]).tolist()]
 
 
-def serve(given: Load, governor: Governor, images: Images, inside: Callable, outcome: Outcome, part: range) -> None:
+def serve(given: Load, governor: Governor, serving: Callable[..., Server], outcome: Outcome, part: range) -> None:
     """A part of the load in real time, under one policy."""
     times = given.times.tolist()
     start = time.perf_counter() - times[part[0]]
@@ -141,13 +162,12 @@ def serve(given: Load, governor: Governor, images: Images, inside: Callable, out
             outcome.finished[request] = clock()
             outcome.right[request], outcome.accuracy[request] = found
 
-    server = Server(governor, images.run, answer, clock, inside)
+    server = serving(governor, answer=answer, clock=clock, batches=outcome.batches)
     for request in part:
         if (early := times[request] - clock()) > 0:
             time.sleep(early)
         server.submit(request, times[request] + given.target)
     server.close()
-    outcome.batches += server.batches
     outcome.slower = governor.slower
 
 
@@ -167,18 +187,20 @@ def live(args: argparse.Namespace, others: list[str]) -> str:
     network = load(others, given.profile.about["threads"])
     if args.way == "compiled":
         network.model.compile()
+    try:
+        for option in given.options:
+            network.model.parse(option.subnet)
+    except ValueError as error:
+        raise UserError(f"{args.profile}: is of another network than {network.args.model} ({error})") from None
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
-    sizes = {(option.subnet, size): option for option in given.options for size in range(1, option.batch + 1)}
-    with inside():  # what is chosen and allocated in the first calls of each size is done then
-        for (_, size), option in sizes.items():
-            images.run(option, list(range(size)))
-    count = len(given.times)
+    thread = warmed(images.run, given.options, 0, inside)
+    serving, count = partial(Server, run=images.run, inside=inside, thread=thread), len(given.times)
     reached = {policy: Outcome(given.target, given.times, np.full(count, np.nan)) for policy in given.policies}
     edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], args.turns + 1)[1:-1]).tolist()
     for part in map(range, [0, *edges], [*edges, count]):
         for policy, outcome in reached.items():
             if part:
-                serve(given, governors[policy], images, inside, outcome, part)
+                serve(given, governors[policy], serving, outcome, part)
     return report(given, {"simulated": simulated(given), "live": reached}, "live")
 
 

@@ -5,7 +5,7 @@ import copy
 import importlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class Network(NamedTuple):
 
 
 def load(flags: Sequence[str], threads: int | None = None) -> Network:
-    """Without --weights a network of random ones, which is as fast."""
+    """Without --weights a network of random ones, which is as fast. It has the statistics of its sub-networks' own."""
     if threads:
         torch.set_num_threads(threads)
     args = arguments.parser(methods).parse_args(["--test-only", *flags])
@@ -50,6 +50,9 @@ def load(flags: Sequence[str], threads: int | None = None) -> Network:
         fill_defaults(args, saved.settings if saved else {})
         machine = train_adn.start(args)
         model = train_adn.build(args, models.num_classes(saved.state) if saved else 1000, args.val_crop_size, saved)
+        if args.calibrate:
+            raise UserError("--calibrate: here are no training images; `train_adn.py --weights-out` keeps statistics")
+        train_adn.use_statistics(args, machine, model, saved)
     except models.WeightsError as error:
         raise UserError(str(error)) from None
     return Network(model, args, machine, machine.place(model, args.channels_last), saved.classes if saved else None)
@@ -72,10 +75,10 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
     energies = Energies(args.energy_seconds, device)
     effort, rows = Effort(warm_up=3, at_least=5, at_most=args.rounds, seconds=args.seconds), []
     with running(model, network.machine.autocast):
-        calls = {}
+        calls, ways = {}, ways_of(network, words, args)
         for batch in sorted(set(args.batches)):
-            calls |= ways_of(network, words, batch, args)
-        times = take_turns(calls, device, effort, waiting=True)
+            calls |= on_images(network, ways, words, batch)
+        times = take_turns(calls, device, effort, waiting=True, in_a_row=True)
         for (name, way, batch), call in calls.items():
             found = {"subnet": name, "way": way, "batch": batch, **figures(times[name, way, batch], batch)}
             found["joules_per_image"] = energies.joules(call, batch)
@@ -86,37 +89,56 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
     return Profile(about | energies.about, subnets, rows)
 
 
-def ways_of(network: Network, words: dict[str, Any], batch: int, args: argparse.Namespace) -> dict[tuple, Callable]:
-    """A call for each sub-network and way, all on one batch of random images, of the sub-network's size."""
-    crop, model = network.args.val_crop_size, network.model
-    sizes = dict.fromkeys(model.size(subnet) or crop for subnet in words.values())
-    random = [torch.randint(256, (batch, 3, size, size), dtype=torch.uint8) for size in sizes]
-    views, fast = next(network.on_device([Batch(random, torch.zeros(batch), [])])).images, model
-    images = {subnet: model.images_for(views, subnet) for subnet in words.values()}
-    if "compiled" in args.ways:
-        fast = copy.deepcopy(model)
-        fast.compile()
-    make = {
-        "eager": lambda subnet: partial(model, images[subnet], subnet),
-        "plain": lambda subnet: partial(model.extract(subnet), images[subnet]),
-        "compiled": lambda subnet: partial(fast, images[subnet], subnet),
-        "graph": lambda subnet: recorded(partial(model, images[subnet], subnet)),
-    }
-    calls = {(name, way, batch): make[way](subnet) for name, subnet in words.items() for way in args.ways}
+Way = Callable[[torch.Tensor, Any], Any]  # of running: images and sub-network → logits
+
+
+def ways_of(network: Network, words: dict[str, Any], args: argparse.Namespace) -> dict[str, Way]:
+    """The ways of running. Each holds its networks once, whatever the number of batches."""
+    model, ways = network.model, dict.fromkeys(args.ways, network.model)
+    if "graph" in ways and not torch.cuda.is_available():
+        raise UserError("--ways graph: needs a CUDA GPU")
+    if "plain" in ways:
+        plain = {subnet: model.extract(subnet) for subnet in words.values()}
+        ways["plain"] = lambda images, subnet: plain[subnet](images)
+    if "compiled" in ways:
+        ways["compiled"] = copy.deepcopy(model)
+        ways["compiled"].compile()
     if args.file:
-        run, pixels = exported(args.file), {subnet: view.contiguous() for subnet, view in images.items()}
+        ways["file"] = run = exported(args.file)
+        first, *_, last = words.values()
         if len(words) > 1:
-            first, *_, last = words.values()
-            if run(pixels[first], first).equal(run(pixels[last], last)):
+            pictures = (random_images(network, [subnet], 1)[subnet].contiguous() for subnet in (first, last))
+            one, other = map(run, pictures, (first, last))
+            if one.equal(other):
                 raise UserError(f"--file {args.file}: holds one network; name it by --subnets")
-        calls |= {(name, "file", batch): partial(run, pixels[subnet], subnet) for name, subnet in words.items()}
+    return ways
+
+
+def random_images(network: Network, subnets: Iterable[Any], batch: int) -> dict[Any, torch.Tensor]:
+    """For each sub-network a batch of its size, on the device; the same for all of one size."""
+    model, crop = network.model, network.args.val_crop_size
+    sizes = dict.fromkeys(model.size(subnet) or crop for subnet in subnets)
+    draw = torch.Generator().manual_seed(0)
+    random = [torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=draw) for size in sizes]
+    views = next(network.on_device([Batch(random, torch.zeros(batch), [])])).images
+    return {subnet: model.images_for(views, subnet) for subnet in subnets}
+
+
+def on_images(
+    network: Network, ways: dict[str, Way], words: dict[str, Any], batch: int
+) -> dict[tuple[str, str, int], Callable[[], Any]]:
+    """A call for each sub-network and way, on so many images."""
+    images, calls = random_images(network, words.values(), batch), {}
+    for name, subnet in words.items():
+        for way, run in ways.items():
+            view = images[subnet].contiguous() if way == "file" else images[subnet]
+            call = partial(run, view, subnet)
+            calls[name, way, batch] = recorded(call) if way == "graph" else call
     return calls
 
 
 def recorded(call: Callable[[], Any]) -> Callable[[], None]:
     """The call as a CUDA graph."""
-    if not torch.cuda.is_available():
-        raise UserError("--ways graph: needs a CUDA GPU")
     for _ in range(3):  # what is chosen and allocated in the first calls must not be recorded
         call()
     with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
@@ -174,6 +196,8 @@ class Energies:
 
 
 def peak(call: Callable[[], object]) -> float:
+    """MiB that a call takes beside weights and images."""
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     call()
-    return torch.cuda.max_memory_allocated() / 2**20
+    return (torch.cuda.max_memory_allocated() - before) / 2**20

@@ -39,7 +39,7 @@ class Row:
     ms: dict[str, float]  # of a call, by quantile: "0" … "100"
     images_per_s: float
     joules_per_image: float | None = None
-    peak_mib: float | None = None  # of a GPU's memory, weights included
+    peak_mib: float | None = None  # of a GPU's memory, beside weights and images
 
 
 @dataclass

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from deploy.governor import Governor, Option
-from deploy.live import Server
+from deploy.live import Server, warmed
 from deploy.measure import load
 from deploy.profile import Profile
 from presets import DECODE_ERRORS, eval_transform
@@ -33,8 +33,9 @@ class Governed:
         Image.MAX_IMAGE_PIXELS = 16_000_000  # PIL refuses twice as many
         self.model, args, machine, self.on_device, self.names = load(flags, profile.about["threads"])
         self.transform = eval_transform(args.val_resize_size, args.val_crop_size, args.interpolation)
-        inside, governor = lambda: running(self.model, machine.autocast), Governor(profile.options())
-        self.server = Server(governor, self.run, lambda to, found: to[1](found and (found, 200)), inside=inside)
+        inside, options = lambda: running(self.model, machine.autocast), profile.options()
+        thread = warmed(self.run, options, (self.transform(Image.new("RGB", (64, 64))), None), inside)
+        self.server = Server(Governor(options), self.run, lambda to, found: to[1](found), inside=inside, thread=thread)
 
     async def __call__(self, body: bytes, seconds: float) -> tuple[dict, int]:
         deadline, loop, answers = time.monotonic() + seconds, asyncio.get_running_loop(), asyncio.Queue()
@@ -46,11 +47,11 @@ class Governed:
         self.server.submit((pixels, lambda found: loop.call_soon_threadsafe(answers.put_nowait, found)), deadline)
         return await answers.get() or ({"error": "the deadline cannot be met"}, 503)
 
-    def run(self, option: Option, requests: list[tuple]) -> list[dict]:
+    def run(self, option: Option, requests: list[tuple]) -> list[tuple[dict, int]]:
         images = self.on_device.to_float(torch.stack([pixels for pixels, _ in requests]).to(self.on_device.device))
         chances, best = self.model(images, self.model.parse(option.subnet)).softmax(1).max(1)
-        pairs = zip(chances.tolist(), best.tolist(), strict=True)
-        return [{"class": self.names[n] if self.names else n, "chance": c, "subnet": option.subnet} for c, n in pairs]
+        name, pairs = option.subnet, zip(chances.tolist(), best.tolist(), strict=True)
+        return [({"class": self.names[n] if self.names else n, "chance": c, "subnet": name}, 200) for c, n in pairs]
 
     def check_health(self) -> None:
         self.server.check()  # where the network failed: the replica is replaced, and its requests are sent elsewhere
@@ -74,7 +75,6 @@ class Door:
 
 
 def app(given: dict[str, str]) -> serve.Application:
-    resources = {"num_gpus": float(given.get("gpus", 0))}
-    replicas = Governed.options(num_replicas=int(given["replicas"]), ray_actor_options=resources)
-    governed = replicas.bind(Profile.read(Path(given["profile"])), given["flags"].split())
+    options = {"num_replicas": int(given["replicas"]), "ray_actor_options": {"num_gpus": float(given.get("gpus", 0))}}
+    governed = Governed.options(**options).bind(Profile.read(Path(given["profile"])), given["flags"].split())
     return Door.bind(governed, float(given["target_ms"]) / 1000)

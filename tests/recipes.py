@@ -1,4 +1,4 @@
-"""The commands of the README, as a test runs them: only paths, processes and sizes differ."""
+"""The commands of the README and of the methods' page, as a test runs them: only paths, processes and sizes differ."""
 
 import re
 import shlex
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
+METHODS = README.parent / "methods" / "README.md"
 
 
 def commands(kind: str) -> list[str]:
-    """The README's commands of one kind: "training", "evaluation" or "prediction", word for word."""
-    lines = re.findall(r"^(?:torchrun|python) .*train_adn\.py .*<.*$", README.read_text(), flags=re.MULTILINE)
+    """Their commands of one kind: "training", "evaluation" or "prediction", word for word."""
+    text = README.read_text() + METHODS.read_text()
+    lines = re.findall(r"^(?:torchrun|python) .*train_adn\.py .*<.*$", text, flags=re.MULTILINE)
     return [line for line in lines if _kind(line) == kind]
 
 

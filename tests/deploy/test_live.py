@@ -124,6 +124,26 @@ def test_a_switch_of_depth_allocates_nothing_and_gives_each_request_its_answer(n
     assert set(map(id, loaded.model.modules())) == modules
 
 
+def test_what_is_served_has_the_statistics_of_the_file(network, tmp_path):
+    content = torch.load(network / "weights.pth", weights_only=False)
+    model = models.resnet20(num_classes=10)
+    model.load_state_dict(content["model"])
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    models.calibrate(model.eval(), [images])
+    torch.save(content | {"statistics": {"model": model.statistics()}}, tmp_path / "weights.pth")
+    served, raw = load(flags(tmp_path), 1).model.eval(), load([*flags(tmp_path), "--calibrate", "0"], 1).model.eval()
+    with torch.no_grad():
+        for skip in model.subnets:
+            torch.testing.assert_close(served(images, skip), model(images, skip))
+            assert not torch.allclose(raw(images, skip), model(images, skip))
+
+
+def test_a_profile_of_another_network_is_refused(network, tmp_path, capsys):
+    write_json(tmp_path / "profile.json", asdict(made(FFFF=(12.0, 6.0, 20.0))) | {"about": {"threads": 1}})
+    assert live.main([str(tmp_path / "profile.json"), "--target-ms", "500", *flags(network)]) == 2
+    assert "is of another network than resnet20" in capsys.readouterr().err
+
+
 def test_weights_of_other_classes_are_refused(network, tmp_path, capsys):
     content = torch.load(network / "weights.pth", weights_only=False)
     torch.save(content | {"classes": list("abcdefghij")}, tmp_path / "weights.pth")

@@ -51,11 +51,13 @@ def take_turns(
     repeats: int = 1,
     agree: Callable[[bool], bool] = bool,
     waiting: bool = False,
+    in_a_row: bool = False,
 ) -> dict[K, list[float]]:
     """Milliseconds of each call in each round. With `repeats` a call runs so often in one turn; its mean counts.
 
     Several processes that measure together give an `agree` that tells all of them the same answer. `waiting` counts
-    all the time that someone waits for the answer, also what others take of the machine.
+    all the time that someone waits for the answer, also what others take of the machine. `in_a_row` runs a call once
+    unmeasured at each of its turns: then caches and memory are as one like it has left them, as where it is served.
     """
     times: dict[K, list[float]] = {key: [] for key in calls}
     clock = _cuda_ms if device.type == "cuda" else partial(_cpu_ms, waiting=waiting)
@@ -67,6 +69,8 @@ def take_turns(
         if agree(done >= effort.at_least and time.monotonic() - start > effort.seconds):
             break
         for key, call in calls.items():
+            if in_a_row:
+                call()
             times[key].append(clock(call, repeats))
     return times
 
