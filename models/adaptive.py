@@ -25,7 +25,7 @@ from . import skip as skips
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, Stage, add_twins, rebuild, select, with_buffers
 from .skip import ByStage, Skip
-from .subnet import ManyNetworks
+from .subnet import ordinary
 
 
 class Selected(NamedTuple):
@@ -38,13 +38,11 @@ class Selected(NamedTuple):
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that its copies make for themselves
-
-
 class AdaptiveDepth(ByStage, WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
     settings: ClassVar[tuple[str, ...]] = ("switchable_norms",)  # of the command's; a family has more of its own
+    made_here = ("_selected", "_run", "_classify")
 
     def __init__(self, *args: Any, switchable_norms: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -99,7 +97,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
             if prefix:
                 paths[prefix] = chain(len(prefix), prefix[-1], instead)
             else:
-                paths[prefix] = _bare(select(self, False, copies, instead))._embed
+                paths[prefix] = select(self, False, copies, instead)._bare()._embed
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
         self._selected = Selected(len(by_flag) - 1, paths, norms, copies, parts)
 
@@ -204,12 +202,11 @@ class AdaptiveDepth(ByStage, WithStatistics):
             for module in path:
                 runs = select(module, prefix[-1], instead=instead)
                 chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
-        return _bare(rebuild(self, chosen))
+        return rebuild(self, chosen)._bare()
 
     def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
         plain = self._narrowed(skip)
-        lineage = type(self).__mro__
-        plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+        plain.__class__ = ordinary(type(self))
         self._tidy_plain(plain)
         return plain
 
@@ -243,14 +240,6 @@ class AdaptiveDepth(ByStage, WithStatistics):
         self._run = run
         self._classify = torch.compile(self._classify, **options)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are not compiled, and make sub-paths of their own."""
-        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._select()
-
 
 class Trunk(nn.Module):
     """Image → h^1 … h^N, by a family's modules under their own names."""
@@ -265,10 +254,3 @@ class Trunk(nn.Module):
                 x = part(x)
             features.append(self.family._feature_map(self, x))
         return features
-
-
-def _bare(copied: nn.Module) -> nn.Module:
-    """A copy of a network without what the original has made for itself."""
-    for name in (*MADE_HERE, "_statistics"):
-        copied.__dict__.pop(name, None)
-    return copied

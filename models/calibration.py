@@ -9,7 +9,7 @@ nothing of this; after it, calibrate anew.
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ Statistics = Mapping[Hashable, dict[str, dict[str, Tensor]]]  # by key and by th
 class WithStatistics(ManyNetworks):
     """Keeps statistics and moves and copies them with the network, which says what their keys are."""
 
+    made_here: ClassVar[tuple[str, ...]]  # attributes that a network's copies make for themselves
+    of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
     _statistics: Statistics = MappingProxyType({})
 
     def _select(self) -> None:
@@ -132,21 +134,32 @@ class WithStatistics(ManyNetworks):
                 buffers |= {name: fn(buffer) for name, buffer in buffers.items()}  # the norms hold this very dict
         return super()._apply(fn, recurse)
 
+    def _bare(self) -> "WithStatistics":
+        """This copy of a network, without what the original has made for itself."""
+        for name in (*self.made_here, *self.of_family, "_statistics"):
+            self.__dict__.pop(name, None)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are not compiled, and make for themselves what runs."""
+        return {name: value for name, value in self.__dict__.items() if name not in self.made_here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._select()
+
 
 def _blank(model: WithStatistics, subnets: Sequence[Hashable]) -> Statistics:
     """Zeros for the batch norms that run in these sub-networks."""
-    return {
-        key: {name: _zeros(norm) for name, norm in norms.items()}
-        for key, norms in model._batch_norms(subnets).items()
-        if norms
-    }
-
-
-def _zeros(norm: nn.Module) -> dict[str, Tensor]:
-    like = norm.running_mean if norm.running_mean is not None else norm.weight
-    mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)
-    counter = torch.zeros((), dtype=torch.long, device=mean.device)
-    return {"running_mean": mean, "running_var": mean.clone(), "num_batches_tracked": counter}
+    blank: dict[Hashable, dict[str, dict[str, Tensor]]] = {}
+    for key, norms in model._batch_norms(subnets).items():
+        for name, norm in norms.items():
+            like = norm.weight if norm.running_mean is None else norm.running_mean
+            mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)
+            counter = torch.zeros((), dtype=torch.long, device=like.device)
+            buffers = {"running_mean": mean, "running_var": mean.clone(), "num_batches_tracked": counter}
+            blank.setdefault(key, {})[name] = buffers
+    return blank
 
 
 def _sums(

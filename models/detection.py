@@ -24,7 +24,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from .adaptive import AdaptiveDepth
 from .registry import build as build_network
-from .selection import BATCH_NORM, NORMS, note_output, with_children
+from .selection import BATCH_NORM, NORMS, noting, with_children
 from .skip import ByStage, Skip
 from .subnet import Cost, ManyNetworks, cost
 from .views import Views
@@ -75,8 +75,7 @@ class Detector(ByStage, Views):
         if self.training and targets is None:
             pixels, _ = view.network.transform(list(images))
             return {}, list(view.network.backbone(pixels.tensors).values())
-        network, noted = with_children(view.network, dict(view.network._modules)), []
-        note_output(network, "backbone", noted)
+        network, noted = noting(view.network, ["backbone"])
         return network(images, targets), list(noted[0].values())
 
     def images_for(self, images: Sequence[Tensor], subnet: Any = None) -> Sequence[Tensor]:

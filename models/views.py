@@ -7,7 +7,6 @@ its forward is the ordinary network's. A sub-network is a value handed down: no 
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, rebuild, with_buffers, with_children
-from .subnet import Cost, ManyNetworks, cost
+from .subnet import ManyNetworks, ordinary
 
 
 class View(NamedTuple):
@@ -29,7 +28,6 @@ class View(NamedTuple):
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MADE_HERE = ("_views", "_compiling")  # a network's attributes that its copies make for themselves
 MOST = 64  # views that are kept: sub-networks drawn from a range are ever new
 
 
@@ -37,7 +35,7 @@ class Views(WithStatistics):
     """Put before an ordinary network whose modules may have `at`. A family says which sub-networks there are."""
 
     settings: ClassVar[tuple[str, ...]] = ()  # of the command's settings of networks, those that a family knows
-    of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
+    made_here = ("_views", "_compiling")
     _compiling: Mapping[str, Any] | None = None  # options of torch.compile
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,10 +84,7 @@ class Views(WithStatistics):
 
         network = at(self, "", self)
         if isinstance(network, ManyNetworks):
-            for attribute in (*MADE_HERE, "_statistics", *self.of_family):
-                network.__dict__.pop(attribute, None)
-            lineage = type(self).__mro__
-            network.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+            network._bare().__class__ = ordinary(type(self))
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
         return View(self._runs(network, subnet), network, norms, copies, parts)
 
@@ -112,17 +107,10 @@ class Views(WithStatistics):
         subnet = self.checked(subnet)
         return self._made(subnet, subnet in self._statistics).network
 
-    def extract(self, subnet: Any = None) -> nn.Module:
-        return copy.deepcopy(self._plain(subnet)).train(self.training)
-
     def _plain(self, subnet: Any) -> nn.Module:
-        """A view of ordinary layers, which have weights of their own."""
         network = self.view(subnet)
         chosen = {module: module.plain() for module in network.modules() if hasattr(module, "plain")}
         return rebuild(network, chosen)
-
-    def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
-        return cost(self._plain(subnet), image_size or self.size(subnet) or 224)
 
     def compile(self, **options: Any) -> None:
         """Compile each sub-network when it first runs."""
@@ -152,11 +140,3 @@ class Views(WithStatistics):
 
     def _word(self, subnet: Hashable) -> str:
         return self.name(subnet)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are not compiled, and make views of their own."""
-        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._select()

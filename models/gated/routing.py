@@ -1,6 +1,5 @@
 """The slimmable network with its gate: which sub-networks there are, and the one that is another for each image."""
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -134,10 +133,8 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
     def view(self, subnet: str | None = None) -> nn.Module:
         return self._routed(super().view) if subnet == GATE else super().view(subnet)
 
-    def extract(self, subnet: str | None = None) -> nn.Module:
-        if subnet != GATE:
-            return super().extract(subnet)
-        return copy.deepcopy(self.view(GATE)).train(self.training)  # the routes go on sharing their weights
+    def _plain(self, subnet: str | None) -> nn.Module:
+        return self.view(GATE) if subnet == GATE else super()._plain(subnet)  # the routes go on sharing their weights
 
     def _routed(self, view: Callable[[str], nn.Module] | None = None) -> Routed:
         view = view or (lambda route: self._view(route).network)
