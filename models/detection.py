@@ -9,6 +9,7 @@ gives the chain of blocks that runs at this depth. Names of tensors are torchvis
 beside, so its detectors' weights are the super-net's.
 """
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -173,18 +174,14 @@ def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:
     if hasattr(network, "reset_classifier"):  # timm's, whose forward runs to its end
         network.reset_classifier(0)
     training, ran = network.training, set()
-    hooks = [
-        m.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, m in network.named_modules() if name
-    ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.ExitStack() as hooks:
+            for name, module in network.named_modules():
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: ran.add(name)))
             network.eval().trunk(network.base_net)(torch.zeros(1, 3, SIDE, SIDE))
             features = network.trunk()(torch.zeros(1, 3, SIDE, SIDE))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"{refused}: of {SIDE} pixels it says {' '.join(str(error).split())[:160]}") from None
-    finally:
-        for hook in hooks:
-            hook.remove()
     _drop_what_never_ran(network, ran)
     network.train(training)._select()
     strides = [SIDE // feature.shape[-1] for feature in features]
