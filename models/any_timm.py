@@ -9,7 +9,6 @@ import copy
 import difflib
 import functools
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -206,41 +205,32 @@ def _verify(model: AnyDepth, image: Tensor, expected: Tensor, bypassed: Tensor) 
 
 def make(name: str) -> Callable[..., AnyDepth]:
     """What makes `timm:NAME`."""
-    timm = _timm(name)
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"timm:{name} needs timm: pip install timm") from None
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ValueError(f"timm has no network {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     known = timm.get_pretrained_cfg(name)
     fixed = bool(known and known.fixed_input_size)
+    theirs = [kind for key, kind in vars(timm.layers).items() if key.startswith(NORMS_OF_TIMM)]
+    norms = (*NORMS, *(kind for kind in theirs if isinstance(kind, type)))
 
     def build(*, num_classes: int = 1000, image_size: int | None = None, switchable_norms: bool = True) -> AnyDepth:
         size = {"img_size": image_size} if fixed and image_size else {}
-        kinds = _norms(timm) if switchable_norms else ()
         try:
             network = timm.create_model(name, num_classes=num_classes, **size)
             pixels = (image_size or known.input_size[-1]) if fixed else PROBE
             image = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
             if fixed:
                 network.image_size = pixels
-            return adapt(network, image, kinds)
+            return adapt(network, image, norms if switchable_norms else ())
         except (ValueError, AssertionError, RuntimeError, TypeError) as error:  # whatever timm says of its arguments
             raise ValueError(f"timm:{name}: {' '.join(str(error).split())[:240]}") from None
 
     build.settings = (*AnyDepth.settings, *(("image_size",) if fixed else ()))
     return build
-
-
-def _timm(name: str) -> ModuleType:
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"timm:{name} needs timm: pip install timm") from None
-    return timm
-
-
-def _norms(timm: ModuleType) -> tuple[type[nn.Module], ...]:
-    theirs = {kind for name, kind in vars(timm.layers).items() if name.startswith(NORMS_OF_TIMM)}
-    return (*NORMS, *(kind for kind in theirs if isinstance(kind, type)))
 
 
 SOURCES["timm"] = make

@@ -48,7 +48,7 @@ class WithStatistics(ManyNetworks):
         return subnets
 
     def _said(self, words: Iterable[str]) -> Sequence[Hashable]:
-        """The sub-networks of whose statistics these could be the words."""
+        """Sub-networks whose statistics a file of these words may hold."""
         return self.subnets
 
     def _keep(self, statistics: Statistics) -> None:
@@ -113,10 +113,9 @@ class WithStatistics(ManyNetworks):
             if word not in known:
                 raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")
             ours = known[word]
-            shapes = [
-                {name: getattr(tensor, "shape", None) for name, tensor in part.items()} for part in (ours, theirs)
-            ]
-            misfits = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
+            shapes = {name: getattr(tensor, "shape", None) for name, tensor in theirs.items()}
+            misfits = [name for name, tensor in ours.items() if shapes.get(name) != tensor.shape]
+            misfits += [name for name in theirs if name not in ours]
             if misfits:
                 what = f"of {word!r}, {misfits[0]} and {len(misfits) - 1} more are missing, unknown or of another shape"
                 raise WeightsError(f"{problem}: {what}; {way_out}")

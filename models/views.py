@@ -21,14 +21,14 @@ from .subnet import ManyNetworks, ordinary
 class View(NamedTuple):
     """A sub-network as it runs, and what it was made of."""
 
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     network: nn.Module
     norms: list[nn.Module]  # copies that hold statistics of the sub-network's own
     copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MOST = 64  # views that are kept: sub-networks drawn from a range are ever new
+MOST = 64  # views that are kept; without a limit, widths drawn from a range would add one in every step
 
 
 class Views(WithStatistics):
@@ -88,20 +88,23 @@ class Views(WithStatistics):
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
         return View(self._runs(network, subnet), network, norms, copies, parts)
 
-    def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Tensor]:
+    def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Any]:
         """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met."""
         if self._compiling is None:
             return network
 
-        def run(*given: Any, **asked: Any) -> Tensor:
-            return network(*given, **asked)
+        def run(*given: Any) -> Any:
+            return network(*given)
 
         run.__code__ = run.__code__.replace(co_name=f"run_{self.name(subnet)}")
         return torch.compile(run, **self._compiling)
 
-    def forward(self, x: Tensor, subnet: Any = None, **asked: Any) -> Tensor:
-        """Logits of a sub-network, None being the largest."""
-        return self._view(self.checked(subnet)).run(x, **asked)
+    def forward(
+        self, x: Tensor, subnet: Any = None, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Logits of a sub-network (None: the largest); if asked for, also features to be taught by: most have none."""
+        logits = self._view(self.checked(subnet)).run(x)
+        return (logits, []) if return_features else logits
 
     def view(self, subnet: Any = None) -> nn.Module:
         subnet = self.checked(subnet)

@@ -164,10 +164,8 @@ class SlimmableMobileNet(nn.Module):
             x = block(x)
         return self.classifier(self.dropout(x.mean(dim=(2, 3))))
 
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Stages have other channels in every sub-network, so none can be taught by another's."""
-        logits = self.rest(self.trunk(x)[0])
-        return (logits, []) if return_features else logits
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.trunk(x)[0])
 
     def chain(self, begin: int = 0, end: int | None = None) -> list[Block]:
         """The blocks of some stages, one after the other."""

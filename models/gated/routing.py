@@ -1,6 +1,7 @@
 """The slimmable network with its gate: which sub-networks there are, and the one that is another for each image."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
 
     @property
     def gate(self) -> nn.Module:
-        """What chooses: a stage's training may be its alone."""
+        """The module that chooses; the second part of the training is of it alone."""
         return self.blocks[self.gated].first_block.gate.gate
 
     def checked(self, subnet: str | None) -> str:
@@ -125,10 +126,9 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
 
     name = parse = checked
 
-    def forward(self, x: Tensor, subnet: str | None = None, **asked: Any) -> Any:
-        if self.checked(subnet) != GATE:
-            return super().forward(x, subnet, **asked)
-        return self._routed()(x, **asked)
+    def forward(self, x: Tensor, subnet: str | None = None, return_features: bool = False) -> Any:
+        run = self._routed() if self.checked(subnet) == GATE else partial(super().forward, subnet=subnet)
+        return run(x, return_features=return_features)
 
     def view(self, subnet: str | None = None) -> nn.Module:
         return self._routed(super().view) if subnet == GATE else super().view(subnet)

@@ -106,10 +106,10 @@ class Ranged(Listed):
         most, least = self.subnets[0], self.subnets[-1]
         return least + place * (most - least)
 
-    def forward(self, x: Tensor, subnet: Any = None, **asked: Any) -> Tensor:
+    def forward(self, x: Tensor, subnet: Any = None, return_features: bool = False) -> Any:
         if not self.training:
             self._refuse_blank(self.checked(subnet))
-        return super().forward(x, subnet, **asked)
+        return super().forward(x, subnet, return_features)
 
     def extract(self, subnet: Any = None) -> nn.Module:
         self._refuse_blank(self.checked(subnet))
