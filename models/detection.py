@@ -166,7 +166,7 @@ def _heads(kind: str, width: int, levels: list[str], num_classes: int, anchors: 
 def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:
     """Leave of a network only its stages; their strides and channels. A ValueError says why that cannot be."""
     refused = f"{type(network).__name__} cannot be a detector's body"
-    if not hasattr(network, "trunk"):
+    if not isinstance(network, ByStage):
         raise ValueError(f"{refused}: it is no network of many depths")
     if network.size() is not None:
         raise ValueError(f"{refused}: it takes images of {network.size()} pixels alone, a detector's have any size")
