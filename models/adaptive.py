@@ -33,8 +33,7 @@ class Selected(NamedTuple):
 
     stages: int
     paths: dict[tuple, Callable[[Tensor], Tensor]]  # by (None, stage, flag), and by prefix with its own statistics
-    norms: list[nn.Module]  # copies that hold these statistics
-    copies: list[tuple[nn.Module, nn.Module]]  # of other modules, and their originals
+    copies: list[tuple[nn.Module, nn.Module]]  # and originals; norms with such statistics are not among them
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
@@ -84,7 +83,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
         return paths
 
     def _select(self) -> None:
-        by_flag, copies, norms = self._by_flag(), [], []
+        by_flag, copies = self._by_flag(), []
 
         def chain(stage: int, flag: bool, instead: dict[nn.Module, nn.Module]) -> nn.Sequential:
             return nn.Sequential(*(select(module, flag, copies, instead) for module in by_flag[stage - 1]))
@@ -93,21 +92,17 @@ class AdaptiveDepth(ByStage, WithStatistics):
         paths = {(None, 0): self._embed, **{(None, *which): chain(*which, {}) for which in stages}}
         for prefix in self._statistics:
             instead = self._instead(prefix)
-            norms += instead.values()
             if prefix:
                 paths[prefix] = chain(len(prefix), prefix[-1], instead)
             else:
                 paths[prefix] = select(self, False, copies, instead)._bare()._embed
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
-        self._selected = Selected(len(by_flag) - 1, paths, norms, copies, parts)
+        self._selected = Selected(len(by_flag) - 1, paths, copies, parts)
 
     def _instead(self, prefix: Skip) -> dict[nn.Module, nn.Module]:
         """The norms that have statistics of their own under this prefix, and what runs instead of them."""
-        norms = self._statistics.get(prefix, {}).items()
-        return {(norm := self.get_submodule(name)): with_buffers(norm, buffers) for name, buffers in norms}
-
-    def _norms_with_statistics(self) -> list[nn.Module]:
-        return self._selected.norms
+        norms = {self.get_submodule(name): buffers for name, buffers in self._statistics.get(prefix, {}).items()}
+        return {norm: with_buffers(norm, buffers, self._estimating) for norm, buffers in norms.items()}
 
     def _batch_norms(self, subnets: Sequence[Skip]) -> dict[Skip, dict[str, nn.Module]]:
         """By prefix. What is behind the last stage has its flag twice."""

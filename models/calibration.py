@@ -26,13 +26,10 @@ class WithStatistics(ManyNetworks):
     made_here: ClassVar[tuple[str, ...]]  # attributes that a network's copies make for themselves
     of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
     _statistics: Statistics = MappingProxyType({})
+    _estimating = False  # of a copy, by which statistics are estimated: its norms take over those of each batch
 
     def _select(self) -> None:
         """Make what runs anew: a norm that has statistics under a key is a copy there which holds them."""
-        raise NotImplementedError
-
-    def _norms_with_statistics(self) -> Iterable[nn.Module]:
-        """These copies."""
         raise NotImplementedError
 
     def _batch_norms(self, subnets: Sequence[Hashable]) -> Mapping[Hashable, dict[str, nn.Module]]:
@@ -166,11 +163,8 @@ def _sums(
 ) -> Tensor:
     """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
     walker = copy.copy(model)  # with sub-paths of its own
+    walker._estimating = True
     walker._keep(scratch)
-    for norm in walker._norms_with_statistics():
-        norm.training, norm.momentum = True, 1.0  # the buffers become those of the last batch
-        if isinstance(norm, nn.SyncBatchNorm):
-            norm.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
     sums = torch.zeros(sum(buffer.numel() for buffer in buffers), dtype=torch.float64, device=buffers[0].device)
     for images in batches:
         walker.forward_all(images, subnets)

@@ -82,10 +82,14 @@ def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> 
     return new
 
 
-def with_buffers(norm: nn.Module, buffers: dict[str, Tensor]) -> nn.Module:
-    """A copy of a norm, in evaluation mode, that shares its weights and has these running statistics."""
+def with_buffers(norm: nn.Module, buffers: dict[str, Tensor], estimating: bool) -> nn.Module:
+    """A copy of a norm that shares its weights and evaluates by these running statistics, or makes them the batch's."""
     new = with_children(norm, norm._modules)  # some have an activation
-    new.__dict__.update(_buffers=buffers, training=False)
+    new.__dict__.update(_buffers=buffers, training=estimating)
+    if estimating:
+        new.momentum = 1.0
+        if isinstance(new, nn.SyncBatchNorm):
+            new.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
     return new
 
 

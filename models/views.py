@@ -23,8 +23,7 @@ class View(NamedTuple):
 
     run: Callable[..., Any]
     network: nn.Module
-    norms: list[nn.Module]  # copies that hold statistics of the sub-network's own
-    copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
+    copies: list[tuple[nn.Module, nn.Module]]  # and originals; norms with statistics of their own are not among them
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
@@ -63,8 +62,7 @@ class Views(WithStatistics):
 
     def _made(self, subnet: Hashable, own: bool) -> View:
         copies: list[tuple[nn.Module, nn.Module]] = []
-        statistics, norms = self._statistics[subnet] if own else {}, []
-
+        statistics = self._statistics[subnet] if own else {}
         mine = set(self.modules())
 
         def at(module: nn.Module, name: str, leader: nn.Module) -> nn.Module:
@@ -75,8 +73,7 @@ class Views(WithStatistics):
             children = {key: child and at(child, prefix + key, leader) for key, child in parts.items()}
             runs = chosen if children == chosen._modules and name else with_children(chosen, children)
             if name in statistics:
-                runs = with_buffers(runs, statistics[name])
-                norms.append(runs)
+                runs = with_buffers(runs, statistics[name], self._estimating)
             elif runs is not leader:
                 runs.__dict__["training"] = leader.training
                 copies.append((runs, leader))
@@ -86,7 +83,7 @@ class Views(WithStatistics):
         if isinstance(network, ManyNetworks):
             network._bare().__class__ = ordinary(type(self))
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
-        return View(self._runs(network, subnet), network, norms, copies, parts)
+        return View(self._runs(network, subnet), network, copies, parts)
 
     def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Any]:
         """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met."""
@@ -119,9 +116,6 @@ class Views(WithStatistics):
         """Compile each sub-network when it first runs."""
         self._compiling = options
         self._select()
-
-    def _norms_with_statistics(self) -> Iterable[nn.Module]:
-        return [norm for subnet in self._statistics for norm in self._view(subnet).norms]
 
     def _batch_norms(self, subnets: Sequence[Hashable]) -> dict[Hashable, dict[str, nn.Module]]:
         views = {subnet: self._view(subnet).network for subnet in subnets}
