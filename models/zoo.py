@@ -21,6 +21,15 @@ from .download import Remote, defect, download
 from .weights import WeightsError, model_state, read_checkpoint
 
 IMAGENET_CLASSES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+# `confirm=t` answers its question about large files
+DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
+META = {  # of every entry; bytes and sha256 are checked where they are known
+    "categories": IMAGENET_CLASSES,
+    "min_size": (1, 1),
+    "size": None,
+    "sha256": None,
+    "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
+}
 
 
 class AdaptiveWeights(WeightsEnum):
@@ -55,29 +64,20 @@ def released(
     largest = next(iter(subnets.values()), {})
     url = page = file
     if not file.startswith("https:"):
-        # `confirm=t` answers Drive's question about large files
-        url = f"https://drive.usercontent.google.com/download?id={file}&export=download&confirm=t"
+        url = DRIVE.format(file)
         page = f"https://drive.google.com/file/d/{file}/view"
-    return Weights(
-        url=url,
-        transforms=partial(ImageClassification, crop_size=224, **images),
-        meta={
-            "name": name,
-            "model": model,
-            "page": page,
-            "size": None,  # bytes and sha256 are checked where they are known
-            "sha256": None,
-            "categories": IMAGENET_CLASSES,
-            "min_size": (1, 1),
-            "num_params": num_params,
-            "recipe": recipe,
-            "license": license,
-            "subnets": subnets,
-            "_metrics": {"ImageNet-1K": {"acc@1": largest["acc@1"]}} if subnets else {},
-            "_ops": largest.get("gmacs"),
-            "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
-        },
-    )
+    known = {
+        "name": name,
+        "model": model,
+        "page": page,
+        "num_params": num_params,
+        "recipe": recipe,
+        "license": license,
+        "subnets": subnets,
+        "_metrics": {"ImageNet-1K": {"acc@1": largest["acc@1"]}} if subnets else {},
+        "_ops": largest.get("gmacs"),
+    }
+    return Weights(url, partial(ImageClassification, crop_size=224, **images), META | known)
 
 
 def _adn(name: str, num_params: int, figures: str, file: str, **images: Any) -> Weights:
