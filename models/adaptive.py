@@ -178,7 +178,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
         """Walks the tree of stages: what several sub-networks share runs once."""
         self._follow_changes()
         wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
-        outputs, before = [self._run((), x)], ()  # of the stages of the sub-network before
+        outputs, before = [self._run((), x)], ()  # of the sub-network that ran before, stage by stage
         logits: dict[Skip, Tensor] = {}
         for skip in sorted(set(wanted)):
             for s in range(len(skip)):

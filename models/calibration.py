@@ -26,7 +26,7 @@ class WithStatistics(ManyNetworks):
     made_here: ClassVar[tuple[str, ...]]  # attributes that a network's copies make for themselves
     of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
     _statistics: Statistics = MappingProxyType({})
-    _estimating = False  # of a copy, by which statistics are estimated: its norms take over those of each batch
+    _estimating = False  # True in a copy that estimates statistics: its norms take over those of each batch
 
     def _select(self) -> None:
         """Make what runs anew: a norm that has statistics under a key is a copy there which holds them."""
@@ -44,7 +44,7 @@ class WithStatistics(ManyNetworks):
         """The sub-networks whose statistics an evaluation of these uses."""
         return subnets
 
-    def _said(self, words: Iterable[str]) -> Sequence[Hashable]:
+    def _subnets_of(self, words: Iterable[str]) -> Sequence[Hashable]:
         """Sub-networks whose statistics a file of these words may hold."""
         return self.subnets
 
@@ -104,7 +104,7 @@ class WithStatistics(ManyNetworks):
         way_out = "leave them out, or estimate them anew for this network"
         if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
             raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
-        statistics = _blank(self, self._said(saved))
+        statistics = _blank(self, self._subnets_of(saved))
         known = _by_name(self, statistics)
         for word, theirs in saved.items():
             if word not in known:

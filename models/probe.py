@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .selection import with_children
 
 LISTS = (nn.Sequential, nn.ModuleList)
-QUARTERS = 4  # a network of one stage, as transformers are, is parted into so many
+QUARTERS = 4  # into which a network of one stage, as transformers are, is divided
 
 
 class Stage(NamedTuple):

@@ -124,11 +124,11 @@ class Views(WithStatistics):
             for subnet, view in views.items()
         }
 
-    def _said(self, words: Iterable[str]) -> list[Hashable]:
+    def _subnets_of(self, words: Iterable[str]) -> list[Hashable]:
         """Also others than `subnets`, which a word can spell."""
         subnets = {self.name(subnet): subnet for subnet in self.subnets}
         for word in set(words) - subnets.keys():
-            with contextlib.suppress(ValueError):  # the caller says which words nobody knows
+            with contextlib.suppress(ValueError):  # the caller refuses the words that nobody knows
                 subnets[word] = self.parse(word)
         return list(subnets.values())
 

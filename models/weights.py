@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and averages; of torch.compile
 LINES = 8  # of each kind in a report
-PACKED = 20  # times smaller: more than any weights that were trained
+PACKED = 20  # times: no packing makes trained weights this much smaller
 
 
 class WeightsError(Exception):

@@ -21,7 +21,7 @@ from .download import Remote, defect, download
 from .weights import WeightsError, model_state, read_checkpoint
 
 IMAGENET_CLASSES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-# `confirm=t` answers its question about large files
+# `confirm=t` answers Google's question about large files
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 META = {  # of every entry; bytes and sha256 are checked where they are known
     "categories": IMAGENET_CLASSES,

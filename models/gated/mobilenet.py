@@ -17,8 +17,8 @@ from ..selection import with_children
 Channels = Sequence[int]  # a layer's counts, from the smallest to the largest
 
 LARGEST = "largest"
-SMALLEST = "smallest"  # of the uniform networks the first
-ROUTES = 4  # so many of the uniform networks, from the smallest, the gate chooses from
+SMALLEST = "smallest"  # the first of the uniform networks
+ROUTES = 4  # the gate chooses from this many of the uniform networks, the smallest ones
 WIDTHS = ((16, 24), (32, 88), (48, 168), (96, 264), range(224, 641, 32), range(736, 1153, 32))
 EARLY = 2  # channel counts of a stage before the gate
 

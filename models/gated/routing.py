@@ -13,7 +13,7 @@ from ..views import Views
 from .mobilenet import LARGEST, ROUTES, SMALLEST, SlimmableMobileNet
 
 GATE = "gate"
-TOGETHER = 8  # images in the trunk on a CPU: of more than its caches hold, memory takes half of the time
+TOGETHER = 8  # images in the trunk at once on a CPU: with more than its caches hold, memory takes half of the time
 
 
 class Routed(nn.Module):

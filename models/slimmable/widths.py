@@ -59,7 +59,7 @@ class Rows(Listed):
             raise ValueError("channels should be lists of whole numbers, one for each sub-network")
         for row in rows:
             refuse_misfit(row, [whole] * len(known[0]))
-        # which blocks have a shortcut is the matter of AutoSlim's lists: in others two counts may be equal by chance
+        # AutoSlim's lists decide which blocks have a shortcut: in others, two counts may be equal by chance
         theirs, ours = range(1 - len(known), 1), range(1, len(rows) + 1)
         counts = by_list([*known, *rows], start=theirs[0])
         super().__init__(*args, counts, widths=ours, shaped=theirs, **kwargs)
