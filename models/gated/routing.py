@@ -1,7 +1,6 @@
 """The slimmable network with its gate: which sub-networks there are, and the one that is another for each image."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -127,8 +126,9 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
     name = parse = checked
 
     def forward(self, x: Tensor, subnet: str | None = None, return_features: bool = False) -> Any:
-        run = self._routed() if self.checked(subnet) == GATE else partial(super().forward, subnet=subnet)
-        return run(x, return_features=return_features)
+        if self.checked(subnet) != GATE:
+            return super().forward(x, subnet, return_features)
+        return self._routed()(x, return_features)
 
     def view(self, subnet: str | None = None) -> nn.Module:
         return self._routed(super().view) if subnet == GATE else super().view(subnet)
