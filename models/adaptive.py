@@ -25,7 +25,7 @@ from . import skip as skips
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, Stage, add_twins, rebuild, select, with_buffers
 from .skip import ByStage, Skip
-from .subnet import ManyNetworks
+from .subnet import ordinary
 
 
 class Selected(NamedTuple):
@@ -33,18 +33,15 @@ class Selected(NamedTuple):
 
     stages: int
     paths: dict[tuple, Callable[[Tensor], Tensor]]  # by (None, stage, flag), and by prefix with its own statistics
-    norms: list[nn.Module]  # copies that hold these statistics
-    copies: list[tuple[nn.Module, nn.Module]]  # of other modules, and their originals
+    copies: list[tuple[nn.Module, nn.Module]]  # and originals; norms with such statistics are not among them
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
-
-
-MADE_HERE = ("_selected", "_run", "_classify")  # a network's attributes that its copies make for themselves
 
 
 class AdaptiveDepth(ByStage, WithStatistics):
     """Put before a torchvision network. A family says what is before, in and behind its stages; the rest is here."""
 
     settings: ClassVar[tuple[str, ...]] = ("switchable_norms",)  # of the command's; a family has more of its own
+    made_here = ("_selected", "_run", "_classify")
 
     def __init__(self, *args: Any, switchable_norms: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,7 +83,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
         return paths
 
     def _select(self) -> None:
-        by_flag, copies, norms = self._by_flag(), [], []
+        by_flag, copies = self._by_flag(), []
 
         def chain(stage: int, flag: bool, instead: dict[nn.Module, nn.Module]) -> nn.Sequential:
             return nn.Sequential(*(select(module, flag, copies, instead) for module in by_flag[stage - 1]))
@@ -95,21 +92,17 @@ class AdaptiveDepth(ByStage, WithStatistics):
         paths = {(None, 0): self._embed, **{(None, *which): chain(*which, {}) for which in stages}}
         for prefix in self._statistics:
             instead = self._instead(prefix)
-            norms += instead.values()
             if prefix:
                 paths[prefix] = chain(len(prefix), prefix[-1], instead)
             else:
-                paths[prefix] = _bare(select(self, False, copies, instead))._embed
+                paths[prefix] = select(self, False, copies, instead)._bare()._embed
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
-        self._selected = Selected(len(by_flag) - 1, paths, norms, copies, parts)
+        self._selected = Selected(len(by_flag) - 1, paths, copies, parts)
 
     def _instead(self, prefix: Skip) -> dict[nn.Module, nn.Module]:
         """The norms that have statistics of their own under this prefix, and what runs instead of them."""
-        norms = self._statistics.get(prefix, {}).items()
-        return {(norm := self.get_submodule(name)): with_buffers(norm, buffers) for name, buffers in norms}
-
-    def _norms_with_statistics(self) -> list[nn.Module]:
-        return self._selected.norms
+        norms = {self.get_submodule(name): buffers for name, buffers in self._statistics.get(prefix, {}).items()}
+        return {norm: with_buffers(norm, buffers, self._estimating) for norm, buffers in norms.items()}
 
     def _batch_norms(self, subnets: Sequence[Skip]) -> dict[Skip, dict[str, nn.Module]]:
         """By prefix. What is behind the last stage has its flag twice."""
@@ -185,7 +178,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
         """Walks the tree of stages: what several sub-networks share runs once."""
         self._follow_changes()
         wanted = self.subnets if subnets is None else [self.checked(skip) for skip in subnets]
-        outputs, before = [self._run((), x)], ()  # of the stages of the sub-network before
+        outputs, before = [self._run((), x)], ()  # of the sub-network that ran before, stage by stage
         logits: dict[Skip, Tensor] = {}
         for skip in sorted(set(wanted)):
             for s in range(len(skip)):
@@ -204,12 +197,11 @@ class AdaptiveDepth(ByStage, WithStatistics):
             for module in path:
                 runs = select(module, prefix[-1], instead=instead)
                 chosen |= itertools.zip_longest(module, runs) if isinstance(module, Stage) else {module: runs}
-        return _bare(rebuild(self, chosen))
+        return rebuild(self, chosen)._bare()
 
     def view(self, skip: Sequence[bool] | None = None) -> nn.Module:
         plain = self._narrowed(skip)
-        lineage = type(self).__mro__
-        plain.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+        plain.__class__ = ordinary(type(self))
         self._tidy_plain(plain)
         return plain
 
@@ -243,14 +235,6 @@ class AdaptiveDepth(ByStage, WithStatistics):
         self._run = run
         self._classify = torch.compile(self._classify, **options)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are not compiled, and make sub-paths of their own."""
-        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._select()
-
 
 class Trunk(nn.Module):
     """Image → h^1 … h^N, by a family's modules under their own names."""
@@ -265,10 +249,3 @@ class Trunk(nn.Module):
                 x = part(x)
             features.append(self.family._feature_map(self, x))
         return features
-
-
-def _bare(copied: nn.Module) -> nn.Module:
-    """A copy of a network without what the original has made for itself."""
-    for name in (*MADE_HERE, "_statistics"):
-        copied.__dict__.pop(name, None)
-    return copied

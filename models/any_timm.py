@@ -9,7 +9,6 @@ import copy
 import difflib
 import functools
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from . import probe
 from .registry import SOURCES
-from .selection import NORMS, note_output, with_children
+from .selection import NORMS, noting, start_twins
 from .skip import ByStage, Skip
-from .subnet import Cost, ManyNetworks, cost
+from .subnet import Cost, ManyNetworks, cost, ordinary
 from .views import Views
 
 NORMS_OF_TIMM = ("RmsNorm", "SimpleNorm", "EvoNorm", "FilterResponseNorm", "FrozenBatchNorm")  # beginnings of names
@@ -57,11 +56,8 @@ class AnyDepth(ByStage, Views):
         """Logits of the sub-network that `skip` selects (None: the super-net); if asked for, also its h^1 … h^N."""
         if not return_features:
             return super().forward(x, skip)
-        skip, features = self.checked(skip), []
-        own = not self.training and skip in self._statistics
-        network = self._made(skip, own).network  # by itself, since it notes what this call gives
-        for last in self._ends(skip):
-            note_output(network, last, features)
+        skip = self.checked(skip)
+        network, features = noting(self._view(skip).network, self._ends(skip))
         logits = network(x)
         return logits, [self._feature_map(feature) for feature in features]
 
@@ -98,12 +94,11 @@ class AnyDepth(ByStage, Views):
         """Of a copy: some modules keep what they computed, and here that would be a shape without values."""
         return cost(self.extract(subnet), image_size or self.size(subnet) or 224)
 
-    extract = ManyNetworks.extract  # a view has no modules that are made for a sub-network
+    _plain = ManyNetworks._plain  # a view has no modules that are made for a sub-network
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """The class is made when it is needed, so copies and pickles name the class that it was made of."""
-        lineage = type(self).__mro__
-        return _blank, (lineage[lineage.index(ManyNetworks) + 1],), self.__getstate__()
+        return _blank, (ordinary(type(self)),), self.__getstate__()
 
 
 class Trunk(nn.Module):
@@ -113,9 +108,7 @@ class Trunk(nn.Module):
         self.training = network.training
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        network, features = with_children(self.network, dict(self.network._modules)), []
-        for end in self.ends:
-            note_output(network, end, features)
+        network, features = noting(self.network, self.ends)
         network(x)
         return [self.feature_map(network, feature) for feature in features]
 
@@ -180,10 +173,7 @@ def _shaken(network: nn.Module) -> nn.Module:
         for name, parameter in network.named_parameters():
             if "_skip." not in name:
                 parameter += 0.01 * torch.randn(parameter.shape, generator=noise)
-        for module in network.modules():
-            for key, twin in module.named_children():
-                if key.endswith("_skip"):
-                    twin.load_state_dict(getattr(module, key.removesuffix("_skip")).state_dict())
+    start_twins(network)
     return network
 
 
@@ -215,41 +205,32 @@ def _verify(model: AnyDepth, image: Tensor, expected: Tensor, bypassed: Tensor) 
 
 def make(name: str) -> Callable[..., AnyDepth]:
     """What makes `timm:NAME`."""
-    timm = _timm(name)
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"timm:{name} needs timm: pip install timm") from None
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ValueError(f"timm has no network {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     known = timm.get_pretrained_cfg(name)
     fixed = bool(known and known.fixed_input_size)
+    theirs = [kind for key, kind in vars(timm.layers).items() if key.startswith(NORMS_OF_TIMM)]
+    norms = (*NORMS, *(kind for kind in theirs if isinstance(kind, type)))
 
     def build(*, num_classes: int = 1000, image_size: int | None = None, switchable_norms: bool = True) -> AnyDepth:
         size = {"img_size": image_size} if fixed and image_size else {}
-        kinds = _norms(timm) if switchable_norms else ()
         try:
             network = timm.create_model(name, num_classes=num_classes, **size)
             pixels = (image_size or known.input_size[-1]) if fixed else PROBE
             image = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
             if fixed:
                 network.image_size = pixels
-            return adapt(network, image, kinds)
+            return adapt(network, image, norms if switchable_norms else ())
         except (ValueError, AssertionError, RuntimeError, TypeError) as error:  # whatever timm says of its arguments
             raise ValueError(f"timm:{name}: {' '.join(str(error).split())[:240]}") from None
 
     build.settings = (*AnyDepth.settings, *(("image_size",) if fixed else ()))
     return build
-
-
-def _timm(name: str) -> ModuleType:
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"timm:{name} needs timm: pip install timm") from None
-    return timm
-
-
-def _norms(timm: ModuleType) -> tuple[type[nn.Module], ...]:
-    theirs = {kind for name, kind in vars(timm.layers).items() if name.startswith(NORMS_OF_TIMM)}
-    return (*NORMS, *(kind for kind in theirs if isinstance(kind, type)))
 
 
 SOURCES["timm"] = make

@@ -9,7 +9,7 @@ nothing of this; after it, calibrate anew.
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,13 @@ Statistics = Mapping[Hashable, dict[str, dict[str, Tensor]]]  # by key and by th
 class WithStatistics(ManyNetworks):
     """Keeps statistics and moves and copies them with the network, which says what their keys are."""
 
+    made_here: ClassVar[tuple[str, ...]]  # attributes that a network's copies make for themselves
+    of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
     _statistics: Statistics = MappingProxyType({})
+    _estimating = False  # True in a copy that estimates statistics: its norms take over those of each batch
 
     def _select(self) -> None:
         """Make what runs anew: a norm that has statistics under a key is a copy there which holds them."""
-        raise NotImplementedError
-
-    def _norms_with_statistics(self) -> Iterable[nn.Module]:
-        """These copies."""
         raise NotImplementedError
 
     def _batch_norms(self, subnets: Sequence[Hashable]) -> Mapping[Hashable, dict[str, nn.Module]]:
@@ -45,8 +44,8 @@ class WithStatistics(ManyNetworks):
         """The sub-networks whose statistics an evaluation of these uses."""
         return subnets
 
-    def _said(self, words: Iterable[str]) -> Sequence[Hashable]:
-        """The sub-networks of whose statistics these could be the words."""
+    def _subnets_of(self, words: Iterable[str]) -> Sequence[Hashable]:
+        """Sub-networks whose statistics a file of these words may hold."""
         return self.subnets
 
     def _keep(self, statistics: Statistics) -> None:
@@ -105,16 +104,15 @@ class WithStatistics(ManyNetworks):
         way_out = "leave them out, or estimate them anew for this network"
         if not isinstance(saved, Mapping) or not all(isinstance(part, Mapping) for part in saved.values()):
             raise WeightsError(f"{problem}: they are no dictionaries of tensors; {way_out}")
-        statistics = _blank(self, self._said(saved))
+        statistics = _blank(self, self._subnets_of(saved))
         known = _by_name(self, statistics)
         for word, theirs in saved.items():
             if word not in known:
                 raise WeightsError(f"{problem}: {word!r} is no prefix of a sub-network's name with norms; {way_out}")
             ours = known[word]
-            shapes = [
-                {name: getattr(tensor, "shape", None) for name, tensor in part.items()} for part in (ours, theirs)
-            ]
-            misfits = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
+            shapes = {name: getattr(tensor, "shape", None) for name, tensor in theirs.items()}
+            misfits = [name for name, tensor in ours.items() if shapes.get(name) != tensor.shape]
+            misfits += [name for name in theirs if name not in ours]
             if misfits:
                 what = f"of {word!r}, {misfits[0]} and {len(misfits) - 1} more are missing, unknown or of another shape"
                 raise WeightsError(f"{problem}: {what}; {way_out}")
@@ -132,21 +130,32 @@ class WithStatistics(ManyNetworks):
                 buffers |= {name: fn(buffer) for name, buffer in buffers.items()}  # the norms hold this very dict
         return super()._apply(fn, recurse)
 
+    def _bare(self) -> "WithStatistics":
+        """This copy of a network, without what the original has made for itself."""
+        for name in (*self.made_here, *self.of_family, "_statistics"):
+            self.__dict__.pop(name, None)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are not compiled, and make for themselves what runs."""
+        return {name: value for name, value in self.__dict__.items() if name not in self.made_here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._select()
+
 
 def _blank(model: WithStatistics, subnets: Sequence[Hashable]) -> Statistics:
     """Zeros for the batch norms that run in these sub-networks."""
-    return {
-        key: {name: _zeros(norm) for name, norm in norms.items()}
-        for key, norms in model._batch_norms(subnets).items()
-        if norms
-    }
-
-
-def _zeros(norm: nn.Module) -> dict[str, Tensor]:
-    like = norm.running_mean if norm.running_mean is not None else norm.weight
-    mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)
-    counter = torch.zeros((), dtype=torch.long, device=mean.device)
-    return {"running_mean": mean, "running_var": mean.clone(), "num_batches_tracked": counter}
+    blank: dict[Hashable, dict[str, dict[str, Tensor]]] = {}
+    for key, norms in model._batch_norms(subnets).items():
+        for name, norm in norms.items():
+            like = norm.weight if norm.running_mean is None else norm.running_mean
+            mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)
+            counter = torch.zeros((), dtype=torch.long, device=like.device)
+            buffers = {"running_mean": mean, "running_var": mean.clone(), "num_batches_tracked": counter}
+            blank.setdefault(key, {})[name] = buffers
+    return blank
 
 
 def _sums(
@@ -154,11 +163,8 @@ def _sums(
 ) -> Tensor:
     """What the batches' own statistics sum up to, one after the other as in `buffers`, those of `scratch`."""
     walker = copy.copy(model)  # with sub-paths of its own
+    walker._estimating = True
     walker._keep(scratch)
-    for norm in walker._norms_with_statistics():
-        norm.training, norm.momentum = True, 1.0  # the buffers become those of the last batch
-        if isinstance(norm, nn.SyncBatchNorm):
-            norm.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
     sums = torch.zeros(sum(buffer.numel() for buffer in buffers), dtype=torch.float64, device=buffers[0].device)
     for images in batches:
         walker.forward_all(images, subnets)

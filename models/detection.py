@@ -9,6 +9,7 @@ gives the chain of blocks that runs at this depth. Names of tensors are torchvis
 beside, so its detectors' weights are the super-net's.
 """
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from .adaptive import AdaptiveDepth
 from .registry import build as build_network
-from .selection import BATCH_NORM, NORMS, note_output, with_children
+from .selection import BATCH_NORM, NORMS, noting, with_children
 from .skip import ByStage, Skip
 from .subnet import Cost, ManyNetworks, cost
 from .views import Views
@@ -75,8 +76,7 @@ class Detector(ByStage, Views):
         if self.training and targets is None:
             pixels, _ = view.network.transform(list(images))
             return {}, list(view.network.backbone(pixels.tensors).values())
-        network, noted = with_children(view.network, dict(view.network._modules)), []
-        note_output(network, "backbone", noted)
+        network, noted = noting(view.network, ["backbone"])
         return network(images, targets), list(noted[0].values())
 
     def images_for(self, images: Sequence[Tensor], subnet: Any = None) -> Sequence[Tensor]:
@@ -166,7 +166,7 @@ def _heads(kind: str, width: int, levels: list[str], num_classes: int, anchors: 
 def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:
     """Leave of a network only its stages; their strides and channels. A ValueError says why that cannot be."""
     refused = f"{type(network).__name__} cannot be a detector's body"
-    if not hasattr(network, "trunk"):
+    if not isinstance(network, ByStage):
         raise ValueError(f"{refused}: it is no network of many depths")
     if network.size() is not None:
         raise ValueError(f"{refused}: it takes images of {network.size()} pixels alone, a detector's have any size")
@@ -174,18 +174,14 @@ def _become_body(network: ManyNetworks) -> tuple[list[int], list[int]]:
     if hasattr(network, "reset_classifier"):  # timm's, whose forward runs to its end
         network.reset_classifier(0)
     training, ran = network.training, set()
-    hooks = [
-        m.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, m in network.named_modules() if name
-    ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.ExitStack() as hooks:
+            for name, module in network.named_modules():
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: ran.add(name)))
             network.eval().trunk(network.base_net)(torch.zeros(1, 3, SIDE, SIDE))
             features = network.trunk()(torch.zeros(1, 3, SIDE, SIDE))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"{refused}: of {SIDE} pixels it says {' '.join(str(error).split())[:160]}") from None
-    finally:
-        for hook in hooks:
-            hook.remove()
     _drop_what_never_ran(network, ran)
     network.train(training)._select()
     strides = [SIDE // feature.shape[-1] for feature in features]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 18
 ATTEMPTS = 4  # in a row without a single new byte
 DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a server that may think again
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a server after which it may be asked again
 
 
 @dataclass
@@ -181,7 +181,7 @@ def _transfer(remote: Remote) -> bool:
             etag = answer.headers.get("ETag", "")
             validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
             remote.note.write_text(json.dumps({"url": remote.url, "validator": validator, "total": total}))
-        hidden = None if remote.progress else True  # None: unless it goes to a terminal
+        hidden = None if remote.progress else True  # None: shown on a terminal alone
         bar = tqdm(desc=remote.target.name, total=total, initial=have, unit="B", unit_scale=True, disable=hidden)
         with open(remote.partial, "ab") as out, bar:
             while chunk := answer.read1(CHUNK):

@@ -6,9 +6,11 @@ added to what comes in. Of the blocks of one shape in a row those at the end tha
 half of them all; the others are mandatory.
 """
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from .selection import with_children
 
 LISTS = (nn.Sequential, nn.ModuleList)
-QUARTERS = 4  # a network of one stage, as transformers are, is parted into so many
+QUARTERS = 4  # into which a network of one stage, as transformers are, is divided
 
 
 class Stage(NamedTuple):
@@ -49,33 +51,23 @@ def watch(network: nn.Module, image: Tensor) -> tuple[Tensor, Calls]:
     """Run a network in evaluation mode: what it gives, and the calls of its modules by name."""
     calls: Calls = {}
     waiting: dict[str, tuple] = {}
-    clock = iter(range(10**9))
-    hooks = []
+    clock = itertools.count()
 
-    def before(name: str) -> Any:
-        def note(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
-            # some work in place on what they get
-            kept = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
-            waiting.setdefault(name, (kept, named, next(clock)))
+    def begins(name: str, module: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
+        # some work in place on what they get
+        kept = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+        waiting.setdefault(name, (kept, named, next(clock)))
 
-        return note
+    def ends(name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+        inputs, named, began = waiting[name]
+        calls.setdefault(name, Call(inputs, named, output, began, next(clock)))
 
-    def after(name: str) -> Any:
-        def note(module: nn.Module, inputs: tuple, output: Any) -> None:
-            inputs, named, began = waiting[name]
-            calls.setdefault(name, Call(inputs, named, output, began, next(clock)))
-
-        return note
-
-    for name, module in network.named_modules():
-        if name:
-            hooks.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-            hooks.append(module.register_forward_hook(after(name)))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_pre_hook(partial(begins, name), with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(partial(ends, name)))
         return network.eval()(image), calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -117,8 +109,8 @@ def keeps_shape(call: Call) -> bool:
 def stages(network: nn.Module, calls: Calls) -> list[Stage]:
     """In the order in which they run."""
     found = list(_within(network, "", calls))
-    if len(found) == 1 and len(found[0].blocks) >= QUARTERS and _all_refine(network, found[0], calls):
-        blocks = found[0].blocks
+    blocks = found[0].blocks if len(found) == 1 else ()
+    if len(blocks) >= QUARTERS and all(refines(network.get_submodule(name), calls[name]) for name in blocks):
         parts = min(QUARTERS, len(blocks) // 2)
         ends = [len(blocks) * part // parts for part in range(parts + 1)]
         found = [_halved(blocks[start:end], end - start) for start, end in itertools.pairwise(ends)]
@@ -132,10 +124,6 @@ def misfits(network: nn.Module, calls: Calls) -> set[str]:
     blocks = {name: network.get_submodule(name) for name in names if name in calls and keeps_shape(calls[name])}
     blocks = {name: block for name, block in blocks.items() if any(True for _ in block.children())}
     return {type(block).__name__ for name, block in blocks.items() if not refines(block, calls[name])}
-
-
-def _all_refine(network: nn.Module, stage: Stage, calls: Calls) -> bool:
-    return all(refines(network.get_submodule(name), calls[name]) for name in stage.blocks)
 
 
 def _is_list(module: nn.Module) -> bool:

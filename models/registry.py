@@ -39,7 +39,7 @@ def network(name: str, family: type[ManyNetworks], *arguments: Any, **settings: 
     weights = f"`weights`: an enum of ours or of torchvision's {name}, or its name."
     make.__doc__ = f"{name}, many networks in one set of weights. {weights}"
     make.settings = tuple(setting for kind in family.__mro__ for setting in vars(kind).get("settings", ()))
-    make.sizes = getattr(family, "default_sizes", None)  # of a network of several resolutions: on what it trains
+    make.sizes = getattr(family, "default_sizes", None)  # of images, on which a network of several resolutions trains
     MODELS[name] = make
     return make
 

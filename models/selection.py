@@ -7,7 +7,7 @@ import copy
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -57,15 +57,18 @@ def with_children(module: nn.Module, children: dict[str, nn.Module | None]) -> n
     return new
 
 
-def note_output(network: nn.Module, name: str, outputs: list[Tensor]) -> None:
-    """Let a module of a view write down what it gives. The view's other modules may be those of the network itself."""
-    holder, *path = network, *name.split(".")
-    for key in path:
-        child = with_children(holder._modules[key], dict(holder._modules[key]._modules))
-        holder._modules[key] = child
-        holder = child
-    holder.__dict__["_forward_hooks"] = OrderedDict(holder._forward_hooks)
-    holder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+def noting(view: nn.Module, names: Iterable[str]) -> tuple[nn.Module, list[Tensor]]:
+    """A copy of a view in which these modules write down what they give, and the list into which they write it."""
+    noted, outputs = with_children(view, dict(view._modules)), []
+    for name in names:
+        holder = noted
+        for key in name.split("."):
+            child = with_children(holder._modules[key], dict(holder._modules[key]._modules))
+            holder._modules[key] = child
+            holder = child
+        holder.__dict__["_forward_hooks"] = OrderedDict(holder._forward_hooks)
+        holder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    return noted, outputs
 
 
 def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> nn.Module | None:
@@ -79,10 +82,14 @@ def rebuild(module: nn.Module, chosen: Mapping[nn.Module, nn.Module | None]) -> 
     return new
 
 
-def with_buffers(norm: nn.Module, buffers: dict[str, Tensor]) -> nn.Module:
-    """A copy of a norm, in evaluation mode, that shares its weights and has these running statistics."""
+def with_buffers(norm: nn.Module, buffers: dict[str, Tensor], estimating: bool) -> nn.Module:
+    """A copy of a norm that shares its weights and evaluates by these running statistics, or makes them the batch's."""
     new = with_children(norm, norm._modules)  # some have an activation
-    new.__dict__.update(_buffers=buffers, training=False)
+    new.__dict__.update(_buffers=buffers, training=estimating)
+    if estimating:
+        new.momentum = 1.0
+        if isinstance(new, nn.SyncBatchNorm):
+            new.__class__ = nn.BatchNorm2d  # a process need not wait for the others, which may have fewer batches
     return new
 
 
@@ -100,3 +107,11 @@ def add_twins(module: nn.Module, switchable_norms: bool, leave: Sequence[str]) -
             module.add_module(f"{name}_skip", nn.Identity())
         else:
             add_twins(child, switchable_norms, leave)
+
+
+def start_twins(network: nn.Module) -> None:
+    """Each second norm becomes a copy of the first."""
+    for module in network.modules():
+        for name, twin in module.named_children():
+            if name.endswith("_skip"):
+                twin.load_state_dict(getattr(module, name.removesuffix("_skip")).state_dict())

@@ -7,17 +7,6 @@ Skip = tuple[bool, ...]
 ENDS = {"super": False, "base": True}
 
 
-def checked(skip: Sequence[bool], stages: int) -> Skip:
-    """`skip` as a tuple, or a ValueError that says what was expected."""
-    is_list = isinstance(skip, (tuple, list))
-    if not is_list or len(skip) != stages or not all(isinstance(flag, bool) for flag in skip):
-        raise ValueError(
-            f"skip must be a tuple or list of {stages} bools, one per stage (True skips its second half), "
-            f"like {(True,) * stages} for the base-net; got {skip!r}"
-        )
-    return tuple(skip)
-
-
 def name(skip: Sequence[bool]) -> str:
     """(True, True, False, False) → "TTFF"."""
     return "".join("T" if flag else "F" for flag in skip)
@@ -71,4 +60,13 @@ class ByStage:
         return parse(word, self.num_skippable_stages)
 
     def checked(self, skip: Sequence[bool] | None) -> Skip:
-        return self.super_net if skip is None else checked(skip, self.num_skippable_stages)
+        """`skip` as a tuple, or a ValueError that says what was expected."""
+        if skip is None:
+            return self.super_net
+        stages, is_list = self.num_skippable_stages, isinstance(skip, (tuple, list))
+        if not is_list or len(skip) != stages or not all(isinstance(flag, bool) for flag in skip):
+            raise ValueError(
+                f"skip must be a tuple or list of {stages} bools, one per stage (True skips its second half), "
+                f"like {self.base_net} for the base-net; got {skip!r}"
+            )
+        return tuple(skip)

@@ -15,6 +15,7 @@ from torch import Size, Tensor
 from torchvision.models import WeightsEnum
 
 from . import zoo
+from .selection import start_twins
 from .subnet import ManyNetworks
 from .weights import WeightsError, classifier, load_state, model_state, read_checkpoint
 
@@ -74,10 +75,7 @@ def load_plain(
     state, fitted = _fit(state, target.state_dict(), new_head)
     load_state(target, state, source)
     if not ours:
-        for module in model.modules():
-            for name, twin in module.named_children():
-                if name.endswith("_skip"):
-                    twin.load_state_dict(getattr(module, name.removesuffix("_skip")).state_dict())
+        start_twins(model)
     return fitted
 
 

@@ -5,7 +5,7 @@ depth), it says which sub-networks it has, runs one, names them, and gives one a
 """
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ class ManyNetworks(nn.Module):
     """Called as `model(images, subnet)`; without a sub-network the largest one runs.
 
     With `return_features=True` the call also gives a list of what a sub-network can be taught by beside its logits.
+    All networks here also have running statistics of each sub-network's own, by `calibration.WithStatistics`.
     """
 
     @property
@@ -73,39 +74,27 @@ class ManyNetworks(nn.Module):
         wanted = self.subnets if subnets is None else subnets
         return {subnet: self(self.images_for(x, subnet), subnet) for subnet in wanted}
 
-    def calibrate(
-        self,
-        batches: Iterable[Images],
-        subnets: Sequence[Any] | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
-    ) -> int:
-        """Estimate running statistics of sub-networks' own (None: of all), for evaluation. Returns of how many norms.
-
-        Several processes take a share of the batches each; `reduce` sums a tensor over them.
-        """
-        return 0
-
-    def statistics(self) -> dict[str, dict[str, Tensor]]:
-        """Those, for a file: tensors by name."""
-        return {}
-
-    def load_statistics(self, saved: Mapping[str, Mapping[str, Tensor]], source: str = "file") -> None:
-        """Take over what `statistics` gave, or say what does not fit."""
-
-    def forget_statistics(self) -> None:
-        """Evaluate with the statistics of training again."""
+    def _plain(self, subnet: Any) -> nn.Module:
+        """A view of ordinary layers alone, which may have weights of their own."""
+        return self.view(subnet)
 
     def extract(self, subnet: Any = None) -> nn.Module:
         """A sub-network as an ordinary network with a copy of only the weights that it uses."""
-        return copy.deepcopy(self.view(subnet)).train(self.training)
+        return copy.deepcopy(self._plain(subnet)).train(self.training)
 
     def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
         """Of one square image (by default of the sub-network's own size, or 224)."""
-        return cost(self.view(subnet), image_size or self.size(subnet) or 224)
+        return cost(self._plain(subnet), image_size or self.size(subnet) or 224)
 
     def image_macs(self, x: Tensor, subnet: Any = None) -> Tensor | None:
         """Of each of these images the multiply-accumulates; None if all cost the same, which `cost` says."""
         return None
+
+
+def ordinary(kind: type[ManyNetworks]) -> type[nn.Module]:
+    """The class of ordinary networks before which a family was put."""
+    lineage = kind.__mro__
+    return lineage[lineage.index(ManyNetworks) + 1]
 
 
 def cost(network: nn.Module, image_size: int) -> Cost:

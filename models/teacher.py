@@ -17,7 +17,7 @@ from . import zoo
 from .saved import network, read_weights
 from .weights import WeightsError, read_checkpoint
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # by which images are normalised, unless they are not
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of ImageNet
 Colours = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation
 IMAGENET, NONE = (MEAN, STD), ((0.0,) * 3, (1.0,) * 3)
 

@@ -7,7 +7,6 @@ its forward is the ordinary network's. A sub-network is a value handed down: no 
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,28 +15,26 @@ from torch import Tensor, nn
 
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, rebuild, with_buffers, with_children
-from .subnet import Cost, ManyNetworks, cost
+from .subnet import ManyNetworks, ordinary
 
 
 class View(NamedTuple):
     """A sub-network as it runs, and what it was made of."""
 
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     network: nn.Module
-    norms: list[nn.Module]  # copies that hold statistics of the sub-network's own
-    copies: list[tuple[nn.Module, nn.Module]]  # of modules, and their originals
+    copies: list[tuple[nn.Module, nn.Module]]  # and originals; norms with statistics of their own are not among them
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MADE_HERE = ("_views", "_compiling")  # a network's attributes that its copies make for themselves
-MOST = 64  # views that are kept: sub-networks drawn from a range are ever new
+MOST = 64  # views that are kept; without a limit, widths drawn from a range would add one in every step
 
 
 class Views(WithStatistics):
     """Put before an ordinary network whose modules may have `at`. A family says which sub-networks there are."""
 
     settings: ClassVar[tuple[str, ...]] = ()  # of the command's settings of networks, those that a family knows
-    of_family: ClassVar[tuple[str, ...]] = ()  # attributes of the family's own, which an ordinary network lacks
+    made_here = ("_views", "_compiling")
     _compiling: Mapping[str, Any] | None = None  # options of torch.compile
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -65,8 +62,7 @@ class Views(WithStatistics):
 
     def _made(self, subnet: Hashable, own: bool) -> View:
         copies: list[tuple[nn.Module, nn.Module]] = []
-        statistics, norms = self._statistics[subnet] if own else {}, []
-
+        statistics = self._statistics[subnet] if own else {}
         mine = set(self.modules())
 
         def at(module: nn.Module, name: str, leader: nn.Module) -> nn.Module:
@@ -77,8 +73,7 @@ class Views(WithStatistics):
             children = {key: child and at(child, prefix + key, leader) for key, child in parts.items()}
             runs = chosen if children == chosen._modules and name else with_children(chosen, children)
             if name in statistics:
-                runs = with_buffers(runs, statistics[name])
-                norms.append(runs)
+                runs = with_buffers(runs, statistics[name], self._estimating)
             elif runs is not leader:
                 runs.__dict__["training"] = leader.training
                 copies.append((runs, leader))
@@ -86,51 +81,41 @@ class Views(WithStatistics):
 
         network = at(self, "", self)
         if isinstance(network, ManyNetworks):
-            for attribute in (*MADE_HERE, "_statistics", *self.of_family):
-                network.__dict__.pop(attribute, None)
-            lineage = type(self).__mro__
-            network.__class__ = lineage[lineage.index(ManyNetworks) + 1]
+            network._bare().__class__ = ordinary(type(self))
         parts = [(module, dict(module._modules)) for module in self.modules() if module._modules]
-        return View(self._runs(network, subnet), network, norms, copies, parts)
+        return View(self._runs(network, subnet), network, copies, parts)
 
-    def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Tensor]:
+    def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Any]:
         """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met."""
         if self._compiling is None:
             return network
 
-        def run(*given: Any, **asked: Any) -> Tensor:
-            return network(*given, **asked)
+        def run(*given: Any) -> Any:
+            return network(*given)
 
         run.__code__ = run.__code__.replace(co_name=f"run_{self.name(subnet)}")
         return torch.compile(run, **self._compiling)
 
-    def forward(self, x: Tensor, subnet: Any = None, **asked: Any) -> Tensor:
-        """Logits of a sub-network, None being the largest."""
-        return self._view(self.checked(subnet)).run(x, **asked)
+    def forward(
+        self, x: Tensor, subnet: Any = None, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Logits of a sub-network (None: the largest); if asked for, also features to be taught by: most have none."""
+        logits = self._view(self.checked(subnet)).run(x)
+        return (logits, []) if return_features else logits
 
     def view(self, subnet: Any = None) -> nn.Module:
         subnet = self.checked(subnet)
         return self._made(subnet, subnet in self._statistics).network
 
-    def extract(self, subnet: Any = None) -> nn.Module:
-        return copy.deepcopy(self._plain(subnet)).train(self.training)
-
     def _plain(self, subnet: Any) -> nn.Module:
-        """A view of ordinary layers, which have weights of their own."""
         network = self.view(subnet)
         chosen = {module: module.plain() for module in network.modules() if hasattr(module, "plain")}
         return rebuild(network, chosen)
-
-    def cost(self, subnet: Any = None, image_size: int | None = None) -> Cost:
-        return cost(self._plain(subnet), image_size or self.size(subnet) or 224)
 
     def compile(self, **options: Any) -> None:
         """Compile each sub-network when it first runs."""
         self._compiling = options
         self._select()
-
-    def _norms_with_statistics(self) -> Iterable[nn.Module]:
-        return [norm for subnet in self._statistics for norm in self._view(subnet).norms]
 
     def _batch_norms(self, subnets: Sequence[Hashable]) -> dict[Hashable, dict[str, nn.Module]]:
         views = {subnet: self._view(subnet).network for subnet in subnets}
@@ -139,11 +124,11 @@ class Views(WithStatistics):
             for subnet, view in views.items()
         }
 
-    def _said(self, words: Iterable[str]) -> list[Hashable]:
+    def _subnets_of(self, words: Iterable[str]) -> list[Hashable]:
         """Also others than `subnets`, which a word can spell."""
         subnets = {self.name(subnet): subnet for subnet in self.subnets}
         for word in set(words) - subnets.keys():
-            with contextlib.suppress(ValueError):  # the caller says which words nobody knows
+            with contextlib.suppress(ValueError):  # the caller refuses the words that nobody knows
                 subnets[word] = self.parse(word)
         return list(subnets.values())
 
@@ -152,11 +137,3 @@ class Views(WithStatistics):
 
     def _word(self, subnet: Hashable) -> str:
         return self.name(subnet)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are not compiled, and make views of their own."""
-        return {name: value for name, value in self.__dict__.items() if name not in MADE_HERE}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._select()

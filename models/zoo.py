@@ -21,6 +21,15 @@ from .download import Remote, defect, download
 from .weights import WeightsError, model_state, read_checkpoint
 
 IMAGENET_CLASSES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+# `confirm=t` answers Google's question about large files
+DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
+META = {  # of every entry; bytes and sha256 are checked where they are known
+    "categories": IMAGENET_CLASSES,
+    "min_size": (1, 1),
+    "size": None,
+    "sha256": None,
+    "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
+}
 
 
 class AdaptiveWeights(WeightsEnum):
@@ -35,86 +44,72 @@ class AdaptiveWeights(WeightsEnum):
 def released(
     name: str,
     num_params: int,
-    subnets: Mapping[str, tuple[float, float]],
+    figures: str,
     *,
     model: str,
-    url: str | None = None,
-    drive: str | None = None,
+    file: str,
     recipe: str,
     license: str = "none stated by the authors",
-    resize_size: int = 256,
-    interpolation: str = "bilinear",
-    normalize: bool = True,
+    **images: Any,
 ) -> Weights:
     """An entry of the zoo: its own name and its model's, and each published sub-network's GMACs and top-1.
 
-    The file is at `url`, or on Google Drive under the id `drive`. Without `normalize`, images go from 0 to 1.
+    `figures` are words like TTFF=3.46/76.5, the largest sub-network's first. `file` is an address, or an id on Google
+    Drive. `images`: in what an evaluation's images differ from those of `ImageClassification(crop_size=224)`.
     """
-    gmacs, top1 = next(iter(subnets.values()), (None, None))
-    colours = {} if normalize else {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    transforms = colours | {
-        "crop_size": 224,
-        "resize_size": resize_size,
-        "interpolation": InterpolationMode(interpolation),
+    subnets: dict[str, dict[str, float]] = {}
+    for word in figures.split():
+        subnet, _, values = word.partition("=")
+        subnets[subnet] = dict(zip(("gmacs", "acc@1"), map(float, values.split("/")), strict=True))
+    largest = next(iter(subnets.values()), {})
+    url = page = file
+    if not file.startswith("https:"):
+        url = DRIVE.format(file)
+        page = f"https://drive.google.com/file/d/{file}/view"
+    known = {
+        "name": name,
+        "model": model,
+        "page": page,
+        "num_params": num_params,
+        "recipe": recipe,
+        "license": license,
+        "subnets": subnets,
+        "_metrics": {"ImageNet-1K": {"acc@1": largest["acc@1"]}} if subnets else {},
+        "_ops": largest.get("gmacs"),
     }
-    # `confirm=t` answers Drive's question about large files
-    address = url or f"https://drive.usercontent.google.com/download?id={drive}&export=download&confirm=t"
-    return Weights(
-        url=address,
-        transforms=partial(ImageClassification, **transforms),
-        meta={
-            "name": name,
-            "model": model,
-            "page": url or f"https://drive.google.com/file/d/{drive}/view",
-            "size": None,  # bytes and sha256 are checked where they are known
-            "sha256": None,
-            "categories": IMAGENET_CLASSES,
-            "min_size": (1, 1),
-            "num_params": num_params,
-            "recipe": recipe,
-            "license": license,
-            "subnets": {subnet: {"gmacs": gmacs, "acc@1": top1} for subnet, (gmacs, top1) in subnets.items()},
-            "_metrics": {"ImageNet-1K": {"acc@1": top1}} if subnets else {},
-            "_ops": gmacs,
-            "_docs": "The largest sub-network's figures; those of the other published ones are under `subnets`.",
-        },
-    )
+    return Weights(url, partial(ImageClassification, crop_size=224, **images), META | known)
 
 
-def _adn(
-    name: str, drive: str, num_params: int, resize_size: int = 256, interpolation: str = "bilinear", **subnets: Any
-) -> Weights:
+def _adn(name: str, num_params: int, figures: str, file: str, **images: Any) -> Weights:
     """One of the authors of adaptive depth: its model's name with `_adn`."""
     recipe, model = "https://github.com/wchkang/depth#training-and-evaluation-on-imagenet", name.partition("_adn")[0]
-    images = {"resize_size": resize_size, "interpolation": interpolation}
-    return released(name, num_params, subnets, model=model, drive=drive, recipe=recipe, **images)
+    return released(name, num_params, figures, model=model, file=file, recipe=recipe, **images)
 
 
 # fmt: off
 class ResNet50_ADN_Weights(AdaptiveWeights):
-    V1 = _adn("resnet50_adn", "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b", 25_583_144,
-                   FFFF=(4.11, 77.6), TFFF=(3.90, 77.1), TTFF=(3.46, 76.5), TTTT=(2.58, 76.1))
-    V2 = _adn("resnet50_adn_v2", "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p", 25_583_144, resize_size=232,
-                   FFFF=(4.11, 80.5), TFFF=(3.90, 80.4), TTFF=(3.46, 79.9), TTTF=(2.80, 78.7), TTTT=(2.58, 78.4))
+    V1 = _adn("resnet50_adn", 25_583_144, "FFFF=4.11/77.6 TFFF=3.90/77.1 TTFF=3.46/76.5 TTTT=2.58/76.1",
+              "1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b")
+    V2 = _adn("resnet50_adn_v2", 25_583_144,
+              "FFFF=4.11/80.5 TFFF=3.90/80.4 TTFF=3.46/79.9 TTTF=2.80/78.7 TTTT=2.58/78.4",
+              "15g7GNB9VkTARW-yqyiHOyglfeOaGf15p", resize_size=232)
     DEFAULT = V2
 
 
 class MobileNet_V2_ADN_Weights(AdaptiveWeights):
-    V1 = _adn("mobilenet_v2_adn", "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz", 3_527_544,
-                   FFFFF=(0.32, 72.5), TTTTT=(0.22, 70.6))
-    DEFAULT = V1
+    V1 = DEFAULT = _adn("mobilenet_v2_adn", 3_527_544, "FFFFF=0.32/72.5 TTTTT=0.22/70.6",
+                        "1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz")
 
 
 class ViT_B_16_ADN_Weights(AdaptiveWeights):
-    V1 = _adn("vit_b_16_adn", "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u", 86_592_232,
-                   FFFF=(17.58, 81.4), FFFT=(16.20, 81.2), TTFF=(14.67, 80.9), TTFT=(13.21, 80.7), TTTT=(11.76, 80.6))
-    DEFAULT = V1
+    V1 = DEFAULT = _adn("vit_b_16_adn", 86_592_232,
+                        "FFFF=17.58/81.4 FFFT=16.20/81.2 TTFF=14.67/80.9 TTFT=13.21/80.7 TTTT=11.76/80.6",
+                        "1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u")
 
 
 class Swin_T_ADN_Weights(AdaptiveWeights):
-    V1 = _adn("swin_t_adn", "10twk67rVBAoKFKZSkgsXEzx1RABX73kF", 28_302_562, interpolation="bicubic",
-                   FFFF=(4.49, 81.6), TFFF=(4.11, 80.8), TTFF=(3.75, 80.0), TTTT=(2.34, 78.0))
-    DEFAULT = V1
+    V1 = DEFAULT = _adn("swin_t_adn", 28_302_562, "FFFF=4.49/81.6 TFFF=4.11/80.8 TTFF=3.75/80.0 TTTT=2.34/78.0",
+                        "10twk67rVBAoKFKZSkgsXEzx1RABX73kF", interpolation=InterpolationMode.BICUBIC)
 # fmt: on
 
 

@@ -1,5 +1,7 @@
 """DS-Net (Li et al., 2021): networks of many widths, one of which a gate chooses for each image."""
 
+from torchvision.transforms import InterpolationMode
+
 from .. import zoo
 from ..registry import network
 from .routing import DynamicSlimmable
@@ -15,21 +17,22 @@ network(
     stem="small",
 )
 
-MADDS = (133, 153, 175, 200, 226, 255, 286, 319, 355, 393, 433, 475, 519, 565)  # in 1e6, with average pools
-TOP1 = (70.1, 70.4, 70.8, 71.2, 71.6, 72.0, 72.4, 72.7, 73.0, 73.3, 73.6, 73.9, 74.1, 74.6)
+FIGURES = """
+uniform_13=0.565/74.6 uniform_12=0.519/74.1 uniform_11=0.475/73.9 uniform_10=0.433/73.6 uniform_9=0.393/73.3
+uniform_8=0.355/73.0 uniform_7=0.319/72.7 uniform_6=0.286/72.4 uniform_5=0.255/72.0 uniform_4=0.226/71.6
+uniform_3=0.200/71.2 uniform_2=0.175/70.8 uniform_1=0.153/70.4 uniform_0=0.133/70.1"""  # GMACs with average pools
 
 
 class DS_MBNet_Weights(zoo.AdaptiveWeights):
-    V1 = zoo.released(
+    V1 = DEFAULT = zoo.released(
         "DS_MBNet-70_1",
         7_676_204,
-        {f"uniform_{number}": (MADDS[number] / 1000, TOP1[number]) for number in reversed(range(14))},
+        FIGURES,
         model="slimmable_mbnet_v1_bn_uniform",
-        url="https://github.com/changlin31/DS-Net/releases/download/v0.0.1/DS_MBNet-70_1.pth.tar",
+        file="https://github.com/changlin31/DS-Net/releases/download/v0.0.1/DS_MBNet-70_1.pth.tar",
         recipe="https://github.com/changlin31/DS-Net",
-        interpolation="bicubic",
+        interpolation=InterpolationMode.BICUBIC,
     )
-    DEFAULT = V1
 
 
 zoo.enter(DS_MBNet_Weights)

@@ -17,8 +17,8 @@ from ..selection import with_children
 Channels = Sequence[int]  # a layer's counts, from the smallest to the largest
 
 LARGEST = "largest"
-SMALLEST = "smallest"  # of the uniform networks the first
-ROUTES = 4  # so many of the uniform networks, from the smallest, the gate chooses from
+SMALLEST = "smallest"  # the first of the uniform networks
+ROUTES = 4  # the gate chooses from this many of the uniform networks, the smallest ones
 WIDTHS = ((16, 24), (32, 88), (48, 168), (96, 264), range(224, 641, 32), range(736, 1153, 32))
 EARLY = 2  # channel counts of a stage before the gate
 
@@ -164,10 +164,8 @@ class SlimmableMobileNet(nn.Module):
             x = block(x)
         return self.classifier(self.dropout(x.mean(dim=(2, 3))))
 
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Stages have other channels in every sub-network, so none can be taught by another's."""
-        logits = self.rest(self.trunk(x)[0])
-        return (logits, []) if return_features else logits
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.trunk(x)[0])
 
     def chain(self, begin: int = 0, end: int | None = None) -> list[Block]:
         """The blocks of some stages, one after the other."""

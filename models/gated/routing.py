@@ -1,6 +1,5 @@
 """The slimmable network with its gate: which sub-networks there are, and the one that is another for each image."""
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..views import Views
 from .mobilenet import LARGEST, ROUTES, SMALLEST, SlimmableMobileNet
 
 GATE = "gate"
-TOGETHER = 8  # images in the trunk on a CPU: of more than its caches hold, memory takes half of the time
+TOGETHER = 8  # images in the trunk at once on a CPU: with more than its caches hold, memory takes half of the time
 
 
 class Routed(nn.Module):
@@ -114,7 +113,7 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
 
     @property
     def gate(self) -> nn.Module:
-        """What chooses: a stage's training may be its alone."""
+        """The module that chooses; the second part of the training is of it alone."""
         return self.blocks[self.gated].first_block.gate.gate
 
     def checked(self, subnet: str | None) -> str:
@@ -126,18 +125,16 @@ class DynamicSlimmable(Views, SlimmableMobileNet):
 
     name = parse = checked
 
-    def forward(self, x: Tensor, subnet: str | None = None, **asked: Any) -> Any:
+    def forward(self, x: Tensor, subnet: str | None = None, return_features: bool = False) -> Any:
         if self.checked(subnet) != GATE:
-            return super().forward(x, subnet, **asked)
-        return self._routed()(x, **asked)
+            return super().forward(x, subnet, return_features)
+        return self._routed()(x, return_features)
 
     def view(self, subnet: str | None = None) -> nn.Module:
         return self._routed(super().view) if subnet == GATE else super().view(subnet)
 
-    def extract(self, subnet: str | None = None) -> nn.Module:
-        if subnet != GATE:
-            return super().extract(subnet)
-        return copy.deepcopy(self.view(GATE)).train(self.training)  # the routes go on sharing their weights
+    def _plain(self, subnet: str | None) -> nn.Module:
+        return self.view(GATE) if subnet == GATE else super()._plain(subnet)  # the routes go on sharing their weights
 
     def _routed(self, view: Callable[[str], nn.Module] | None = None) -> Routed:
         view = view or (lambda route: self._view(route).network)

@@ -64,28 +64,28 @@ network("meta_resnet20", MetaResNet, SmallResNet, 3)  # for images of about 32 p
 network("meta_mobilenetv2", MetaMobileNetV2)
 network("meta_mobilenetv2_small", MetaMobileNetV2, inverted_residual_setting=SMALL)
 
-ROW = {  # those between trained sizes: the authors do not say in which mode they tested
-    **{"224": (0.300, 72.86), "208@224+192": (0.270, 72.42), "192": (0.221, 72.22), "176@192+160": (0.195, 71.63)},
-    **{"160": (0.154, 71.16), "144@160+128": (0.133, 69.80), "128": (0.099, 69.14), "112@128+96": (0.082, 66.59)},
-    "96": (0.056, 65.07),
-}
-ABOUT = {"recipe": "https://github.com/d-li14/SAN", "license": "MIT", "normalize": False}
+# those between trained sizes: the authors do not say in which mode they tested
+FIGURES = """
+224=0.300/72.86 208@224+192=0.270/72.42 192=0.221/72.22 176@192+160=0.195/71.63 160=0.154/71.16
+144@160+128=0.133/69.80 128=0.099/69.14 112@128+96=0.082/66.59 96=0.056/65.07"""
+ABOUT = {"recipe": "https://github.com/d-li14/SAN", "license": "MIT"}
+ABOUT |= {"mean": (0.0,) * 3, "std": (1.0,) * 3}  # images go from 0 to 1
 
 
 # fmt: off
 class MetaResNet18_Weights(AdaptiveWeights):
-    V1 = DEFAULT = released("meta_resnet18_san", 23_066_408, {}, model="meta_resnet18",
-                            drive="1JqJSxjD6rMOlxYY44D3QEWH23Lo6XuIF", **ABOUT)
+    V1 = DEFAULT = released("meta_resnet18_san", 23_066_408, "", model="meta_resnet18",
+                            file="1JqJSxjD6rMOlxYY44D3QEWH23Lo6XuIF", **ABOUT)
 
 
 class MetaResNet50_Weights(AdaptiveWeights):
-    V1 = DEFAULT = released("meta_resnet50_san", 52_022_312, {}, model="meta_resnet50",
-                            drive="1Cci3_vAP_sXVwdUhhtZ2T07KDYUlW_B-", **ABOUT)
+    V1 = DEFAULT = released("meta_resnet50_san", 52_022_312, "", model="meta_resnet50",
+                            file="1Cci3_vAP_sXVwdUhhtZ2T07KDYUlW_B-", **ABOUT)
 
 
 class MetaMobileNetV2_Weights(AdaptiveWeights):
-    V1 = DEFAULT = released("meta_mobilenetv2_san", 5_831_080, ROW, model="meta_mobilenetv2",
-                            drive="1rkl_pV0_HBCVhhwxa1FK6Ec6gxOsjvPT", **ABOUT)
+    V1 = DEFAULT = released("meta_mobilenetv2_san", 5_831_080, FIGURES, model="meta_mobilenetv2",
+                            file="1rkl_pV0_HBCVhhwxa1FK6Ec6gxOsjvPT", **ABOUT)
 # fmt: on
 
 

@@ -54,7 +54,7 @@ class GeneratedConv2d(nn.Conv2d):
             return made
         if len(self._kept) >= MOST:
             self._kept.pop(next(iter(list(self._kept)), None), None)
-        made = nn.Parameter(made)  # of a parameter autocast keeps the cast
+        made = nn.Parameter(made)  # autocast keeps its 16-bit copy of parameters alone
         self._kept[self.encoding, layout] = weight, bias, _stamp(weight, bias), made
         return made
 

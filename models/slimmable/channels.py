@@ -51,7 +51,7 @@ def in_order(counts: Sequence[Channels]) -> list[Channels]:
     return [partial(placed, place, channels) for place, channels in enumerate(counts)]
 
 
-def by_list(rows: Sequence[Sequence[int]], start: int = 1) -> list[Channels]:
+def by_list(rows: Sequence[Sequence[int]], start: int) -> list[Channels]:
     """Of each entry, where a sub-network is the number of a row, from `start`."""
     columns = zip(*rows, strict=True)
     return in_order([partial(operator.getitem, dict(enumerate(column, start))) for column in columns])

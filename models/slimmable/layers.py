@@ -74,8 +74,8 @@ class Layers(NamedTuple):
     """Makes the layers of one network."""
 
     subnets: Sequence[Any]  # from the smallest to the largest, the order of the norms
-    norm: type[SwitchableNorm] | type[SharedNorm] = SwitchableNorm
-    shaped: Sequence[Any] = ()  # those by which tensors are alike, if not by these
+    norm: type[SwitchableNorm] | type[SharedNorm]
+    shaped: Sequence[Any]  # others that say which tensors are alike; if there are none, `subnets` do
 
     def unit(
         self,

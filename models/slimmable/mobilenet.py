@@ -110,7 +110,7 @@ def _v2(groups: Sequence[Sequence[int]]) -> tuple[list[Channels], list[int]]:
     counts, strides = [partial(rounded, 32)], []
     for expansion, channels, repeats, stride in groups:
         for number in range(repeats):
-            if strides:  # the first block has nothing inside that were wider
+            if strides:  # all blocks but the first are wider inside
                 counts.append(partial(times, expansion, counts[-1]))
             counts.append(partial(rounded, channels))
             strides.append(1 if number else stride)

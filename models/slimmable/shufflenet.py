@@ -19,13 +19,6 @@ def third(channels: Channels) -> Channels:
     return partial(part, GROUPS, channels)
 
 
-class Shuffle(nn.Module):
-    """The first channel of each group, then the second of each, …"""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.channel_shuffle(x, GROUPS)
-
-
 class Unit(nn.Module):
     """Takes part in a residual sum, or at stride 2 gives the channels that its averaged input does not have."""
 
@@ -34,7 +27,7 @@ class Unit(nn.Module):
         self.shrinks, self.whole = stride == 2, first
         middle = partial(part, 4, outputs)
         new = partial(difference, outputs, inputs) if self.shrinks else outputs
-        self.b = nn.Sequential(Shuffle(), *layers.unit(middle, middle, 3, stride, depthwise=True))
+        self.b = nn.Sequential(nn.ChannelShuffle(GROUPS), *layers.unit(middle, middle, 3, stride, depthwise=True))
         sees = inputs if first else third(inputs)
         for group in range(GROUPS):
             unit = layers.unit(sees, third(middle), activation=nn.ReLU(inplace=True))

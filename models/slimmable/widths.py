@@ -4,6 +4,7 @@ The networks are those of slimmable networks (ICLR 2019), universally slimmable 
 Yu et al.; names in the state dict are the official code's.
 """
 
+import contextlib
 import sys
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
@@ -36,7 +37,9 @@ class Listed(Views):
         return str(subnet)
 
     def parse(self, word: str) -> Hashable:
-        return self.checked(_number(word))
+        with contextlib.suppress(ValueError):  # what is no number stays the word, which `checked` refuses
+            word = tuple(map(int, word.split(","))) if "," in word else float(word)
+        return self.checked(word)
 
     def checked(self, subnet: Any) -> Hashable:
         if subnet is not None and subnet not in self.subnets:
@@ -56,7 +59,7 @@ class Rows(Listed):
             raise ValueError("channels should be lists of whole numbers, one for each sub-network")
         for row in rows:
             refuse_misfit(row, [whole] * len(known[0]))
-        # which blocks have a shortcut is the matter of AutoSlim's lists: in others two counts may be equal by chance
+        # AutoSlim's lists decide which blocks have a shortcut: in others, two counts may be equal by chance
         theirs, ours = range(1 - len(known), 1), range(1, len(rows) + 1)
         counts = by_list([*known, *rows], start=theirs[0])
         super().__init__(*args, counts, widths=ours, shaped=theirs, **kwargs)
@@ -93,23 +96,20 @@ class Ranged(Listed):
             bounds = [range(low, high + 1) for low, high in zip(least, most, strict=True)]
             refuse_misfit(subnet, bounds, self.links)
             return subnet
-        if not self._holds(subnet):
-            most, least = self.subnets[0], self.subnets[-1]
+        most, least = self.subnets[0], self.subnets[-1]
+        if not isinstance(subnet, (int, float)) or not least <= subnet <= most:
             raise ValueError(f"{subnet!r} is no width of this network; it has all from {least} to {most}")
         return float(subnet)
-
-    def _holds(self, subnet: Any) -> bool:
-        return isinstance(subnet, (int, float)) and self.subnets[-1] <= subnet <= self.subnets[0]
 
     def draw(self, place: float) -> float:
         """Every width of the range is as likely as any other."""
         most, least = self.subnets[0], self.subnets[-1]
         return least + place * (most - least)
 
-    def forward(self, x: Tensor, subnet: Any = None, **asked: Any) -> Tensor:
+    def forward(self, x: Tensor, subnet: Any = None, return_features: bool = False) -> Any:
         if not self.training:
             self._refuse_blank(self.checked(subnet))
-        return super().forward(x, subnet, **asked)
+        return super().forward(x, subnet, return_features)
 
     def extract(self, subnet: Any = None) -> nn.Module:
         self._refuse_blank(self.checked(subnet))
@@ -119,13 +119,6 @@ class Ranged(Listed):
         if width not in self.subnets and width not in self._statistics:
             how = f"calibrate it first, by --calibrate N or model.calibrate(batches, [{width}])"
             raise NoStatistics(f"width {self.name(width)} has no running statistics of its own: {how}")
-
-
-def _number(word: str) -> float | tuple[int, ...] | str:
-    try:
-        return tuple(map(int, word.split(","))) if "," in word else float(word)
-    except ValueError:
-        return word
 
 
 def refuse_misfit(row: Sequence[int], bounds: Sequence[range], links: Sequence[Sequence[int]] = ()) -> None:

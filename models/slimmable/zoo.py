@@ -8,18 +8,12 @@ from torchvision.models import Weights
 from ..zoo import AdaptiveWeights, enter, released
 
 PAGE = "https://github.com/JiahuiYu/slimmable_networks"
+FILES = f"{PAGE}/files"  # attached to issues there; the others are on Google Drive
 
 
-def _weights(model: str, num_params: int, figures: str, file: str | None = None, drive: str | None = None) -> Weights:
-    """`file` is attached to an issue of the authors' repository, or on Google Drive."""
-    subnets = {}
-    for word in figures.split():
-        name, _, values = word.partition("=")
-        gmacs, top1 = map(float, values.split("/"))
-        subnets[name] = gmacs, top1
-    url = f"{PAGE}/files/{file}" if file else None
+def _weights(model: str, num_params: int, figures: str, file: str) -> Weights:
     about = {"recipe": f"{PAGE}#performance", "license": "CC BY-NC 4.0"}
-    return released(f"{model}_imagenet", num_params, subnets, model=model, url=url, drive=drive, **about)
+    return released(f"{model}_imagenet", num_params, figures, model=model, file=file, **about)
 
 
 # fmt: off
@@ -37,61 +31,55 @@ US_MOBILENET_V2 = """
 
 
 class S_ResNet50_Weights(AdaptiveWeights):
-    V1 = _weights("s_resnet50", 25_636_712, "1.0=4.089/76.0 0.75=2.323/74.9 0.5=1.052/72.1 0.25=0.278/65.0",
-                  drive="1f6q37OkZaz_0GoOAwllHlXNWuKwor2fC")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("s_resnet50", 25_636_712, "1.0=4.089/76.0 0.75=2.323/74.9 0.5=1.052/72.1 0.25=0.278/65.0",
+                            "1f6q37OkZaz_0GoOAwllHlXNWuKwor2fC")
 
 
 class S_MobileNet_V1_Weights(AdaptiveWeights):
-    V1 = _weights("s_mobilenet_v1", 4_264_808, "1.0=0.569/71.5 0.75=0.325/69.5 0.5=0.149/64.8 0.25=0.041/53.1",
-                  "2709079/s_mobilenet_v1_0.25_0.5_0.75_1.0.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("s_mobilenet_v1", 4_264_808,
+                            "1.0=0.569/71.5 0.75=0.325/69.5 0.5=0.149/64.8 0.25=0.041/53.1",
+                            f"{FILES}/2709079/s_mobilenet_v1_0.25_0.5_0.75_1.0.pt.zip")
 
 
 class S_MobileNet_V2_Weights(AdaptiveWeights):
-    V1 = _weights("s_mobilenet_v2", 3_556_456, "1.0=0.301/70.5 0.75=0.209/68.9 0.5=0.097/64.4 0.35=0.059/59.7",
-                  "2709080/s_mobilenet_v2_0.35_0.5_0.75_1.0.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("s_mobilenet_v2", 3_556_456,
+                            "1.0=0.301/70.5 0.75=0.209/68.9 0.5=0.097/64.4 0.35=0.059/59.7",
+                            f"{FILES}/2709080/s_mobilenet_v2_0.35_0.5_0.75_1.0.pt.zip")
 
 
 class S_ShuffleNet_Weights(AdaptiveWeights):
-    V1 = _weights("s_shufflenet", 5_487_496, "2.0=0.523/71.4 1.0=0.137/65.5 0.5=0.038/57.2",
-                  "2709082/s_shufflenet_0.5_1.0_2.0.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("s_shufflenet", 5_487_496, "2.0=0.523/71.4 1.0=0.137/65.5 0.5=0.038/57.2",
+                            f"{FILES}/2709082/s_shufflenet_0.5_1.0_2.0.pt.zip")
 
 
 class US_MobileNet_V1_Weights(AdaptiveWeights):
-    V1 = _weights("us_mobilenet_v1", 4_231_976, US_MOBILENET_V1, "2979952/us_mobilenet_v1_calibrated.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("us_mobilenet_v1", 4_231_976, US_MOBILENET_V1,
+                            f"{FILES}/2979952/us_mobilenet_v1_calibrated.pt.zip")
 
 
 class US_MobileNet_V2_Weights(AdaptiveWeights):
-    V1 = _weights("us_mobilenet_v2", 3_504_872, US_MOBILENET_V2, "2979953/us_mobilenet_v2_calibrated.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("us_mobilenet_v2", 3_504_872, US_MOBILENET_V2,
+                            f"{FILES}/2979953/us_mobilenet_v2_calibrated.pt.zip")
 
 
 class AutoSlim_MobileNet_V1_Weights(AdaptiveWeights):
-    V1 = _weights("autoslim_mobilenet_v1", 4_685_904, "3=0.572/73.0 2=0.325/71.5 1=0.150/67.9",
-                  "5166182/autoslim_mobilenet_v1.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("autoslim_mobilenet_v1", 4_685_904, "3=0.572/73.0 2=0.325/71.5 1=0.150/67.9",
+                            f"{FILES}/5166182/autoslim_mobilenet_v1.pt.zip")
 
 
 class AutoSlim_MobileNet_V2_Weights(AdaptiveWeights):
-    V1 = _weights("autoslim_mobilenet_v2", 6_564_808, "3=0.505/75.4 2=0.305/74.2 1=0.207/73.0",
-                  "5166194/autoslim_mobilenet_v2.pt.zip")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("autoslim_mobilenet_v2", 6_564_808, "3=0.505/75.4 2=0.305/74.2 1=0.207/73.0",
+                            f"{FILES}/5166194/autoslim_mobilenet_v2.pt.zip")
 
 
 class AutoSlim_MNasNet_Weights(AdaptiveWeights):
-    V1 = _weights("autoslim_mnasnet", 8_411_232, "3=0.532/75.4 2=0.315/74.6 1=0.217/73.2",
-                  drive="1tEuMYc_F-4MUYPua8KAIKjEd7eJDVSx2")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("autoslim_mnasnet", 8_411_232, "3=0.532/75.4 2=0.315/74.6 1=0.217/73.2",
+                            "1tEuMYc_F-4MUYPua8KAIKjEd7eJDVSx2")
 
 
 class AutoSlim_ResNet50_Weights(AdaptiveWeights):
-    V1 = _weights("autoslim_resnet50", 23_301_816, "4=3.005/76.0 3=2.006/75.6 2=1.000/74.0 1=0.570/72.2",
-                  drive="1WOOu6frdfGo1_nyHdaMpRILPATtzVAMT")
-    DEFAULT = V1
+    V1 = DEFAULT = _weights("autoslim_resnet50", 23_301_816, "4=3.005/76.0 3=2.006/75.6 2=1.000/74.0 1=0.570/72.2",
+                            "1WOOu6frdfGo1_nyHdaMpRILPATtzVAMT")
 # fmt: on
 
 
