@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from deploy.command import exit_code
 from utils.errors import UserError
 from utils.flags.parsing import COUNT, Parser, one_of
 
@@ -63,10 +64,14 @@ def export(args: argparse.Namespace) -> str:
         raise UserError("--batch dynamic: a file for ExecuTorch is of one batch size, give a number")
     form = load_format(args.format)
     from deploy import writing
+    from models import WeightsError  # brings torch, which takes seconds
 
     began = time.monotonic()
-    wanted = writing.prepare(args)
-    size, alone, worst = writing.write(form, wanted, args.output)
+    try:
+        wanted = writing.prepare(args)
+        size, alone, worst = writing.write(form, wanted, args.output)
+    except WeightsError as error:
+        raise UserError(str(error).splitlines()[0]) from None
     lines = [
         f"  {wanted.model.name(skip)}  largest difference / largest logit {found:.1e}" for skip, found in worst.items()
     ]
@@ -77,14 +82,7 @@ def export(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from models import WeightsError  # brings torch, which takes seconds
-
-    try:
-        print(export(args))
-    except (UserError, WeightsError) as error:
-        print(f"deploy.export: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("deploy.export", lambda: export(args))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch import Tensor
 import methods
 import models
 import train_adn
+from deploy.command import exit_code
 from models.slimmable import search
 from models.slimmable.widths import Ranged
 from utils.data.loading import Data, load_data, make_loader, refuse_other_classes
@@ -50,12 +51,7 @@ def main(argv: Sequence[str]) -> int:
     own, others = parser.parse_known_args(argv)
     args = arguments.parser(methods).parse_args(["--test-only", "--calibrate", "1", *others])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        slim(own, args)
-    except (UserError, models.WeightsError) as error:
-        print(f"tools.slim: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("tools.slim", lambda: slim(own, args), models.WeightsError)
 
 
 def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
