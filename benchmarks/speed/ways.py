@@ -19,6 +19,7 @@ import models
 import presets
 import train_adn
 from benchmarks.speed.results import LATENCY, SWITCHING, Group
+from deploy.measure import recorded
 from utils import processes, setup
 from utils.data.loading import Batch
 from utils.errors import UserError
@@ -180,11 +181,7 @@ def each(model: nn.Module, images: Tensor, compiled: bool) -> dict[str, Call]:
         if compiled:
             ways[f"{name} compiled"] = partial(fast, images, subnet)
         if images.is_cuda:
-            for _ in range(3):  # what is chosen and allocated in the first calls must not be recorded
-                ways[name]()
-            with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
-                ways[name]()
-            ways[f"{name} CUDA graph"] = graph.replay
+            ways[f"{name} CUDA graph"] = recorded(ways[name])
     return {**ways, "plain": partial(model.extract(), images)}
 
 
