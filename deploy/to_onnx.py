@@ -89,7 +89,7 @@ def runner(path: Path, threads: int = 0) -> Callable[[Tensor, tuple[bool, ...]],
     switched = len(session.get_inputs()) > 1
 
     def run(images: Tensor, skip: tuple[bool, ...]) -> Tensor:
-        flags = {"skip": torch.tensor(skip).numpy()} if switched else {}  # a width's name is none
+        flags = {"skip": torch.tensor(skip).numpy()} if switched else {}  # a width, say, is none
         return torch.from_numpy(session.run(["logits"], {"images": images.numpy(), **flags})[0])
 
     return run

@@ -16,7 +16,7 @@ Values = dict[int, float]  # by seed
 class Outcome:
     """The runs of a setting, with accuracies of one kind."""
 
-    def __init__(self, runs: list[dict[str, Any]], kind: str = "calibrated") -> None:
+    def __init__(self, runs: list[dict[str, Any]], kind: str) -> None:
         self.kind = kind
         self.runs = {(run["method"], run["seed"]): run["subnets"] for run in runs}
         setting = next(run.setting for run in GRIDS[GRID].runs if run.setting.name == runs[0]["setting"])
