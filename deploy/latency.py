@@ -76,8 +76,8 @@ def network(form, name: str, folder: Path, args: argparse.Namespace) -> tuple[st
         models.calibrate(model, [writing.pictures(4, size)])
     images = writing.random_images(2, size)
     wanted = writing.Wanted(model, model.subnets, images, True, {})
-    bytes_, alone, worst = writing.write(form, wanted, folder / "all.onnx")
-    line = f"| {name} | {size} | {bytes_ / 1e6:.1f} | {bytes_ / alone:.3f} | {max(worst.values()):.1e} |"
+    together, alone, worst = writing.write(form, wanted, folder / "all.onnx")
+    line = f"| {name} | {size} | {together / 1e6:.1f} | {together / alone:.3f} | {max(worst.values()):.1e} |"
     return line, latencies(form, wanted, name, folder, args.rounds) if name in args.latency else []
 
 

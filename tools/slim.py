@@ -77,11 +77,11 @@ def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
             errors, loss, row = search.next_row(model, row, own.groups, batches)
             step = {"gmacs": model.cost(row, size).macs / 1e9, "top1": 100 * (1 - errors / own.images), "loss": loss}
             steps.append({**step, "channels": model.name(row)})
-            about_all = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets)}
-            write_json(own.output, {**about_all, "steps": steps})
+            found = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets), "steps": steps}
+            write_json(own.output, found)
             logging.info("%.4f GMACs: top-1 %.2f %%, loss %.4f", *step.values())
-    for found in lists(model, steps, budgets):
-        print(f"at most {found['budget']:g} GMACs: {found['gmacs']:.4f}, top-1 {found['top1']:.2f} %")
+    for one in lists(model, steps, budgets):
+        print(f"at most {one['budget']:g} GMACs: {one['gmacs']:.4f}, top-1 {one['top1']:.2f} %")
 
 
 def refuse_budgets(model: models.ManyNetworks, name: str, budgets: Sequence[float], size: int) -> None:

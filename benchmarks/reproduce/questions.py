@@ -45,63 +45,63 @@ def compared(text: str, label: str, ours: Values, theirs: Values, *wanted: str) 
     return Claim(text, label, paired(lambda a, b: a - b, ours, theirs), wanted)
 
 
-def about_the_largest(of: Outcome) -> Iterator[Claim]:
-    plain = of.values("plain", "FFF")
+def about_the_largest(outcome: Outcome) -> Iterator[Claim]:
+    plain = outcome.values("plain", "FFF")
     for method in ("adn", "drawn", "slimmable", "sandwich", "san"):
-        for name in of.subnets(method)[:1]:
+        for name in outcome.subnets(method)[:1]:
             label = f"{method} {name} − plain"
-            yield compared("The largest is as good as alone", label, of.values(method, name), plain, BETTER, SAME)
+            yield compared("The largest is as good as alone", label, outcome.values(method, name), plain, BETTER, SAME)
 
 
-def about_depth(of: Outcome) -> Iterator[Claim]:
-    names = of.subnets("adn")
+def about_depth(outcome: Outcome) -> Iterator[Claim]:
+    names = outcome.subnets("adn")
     if not names:
         return
     whole, base = names[0], names[-1]
-    alone = of.values("base", base)
+    alone = outcome.values("base", base)
     for method in ("adn", "drawn"):
         label = f"{method} {base} − base alone"
-        yield compared("The base-net is as good as alone", label, of.values(method, base), alone, BETTER, SAME)
+        yield compared("The base-net is as good as alone", label, outcome.values(method, base), alone, BETTER, SAME)
         label = f"{method}, the worst − the lower of super-net − 0.8 and base alone"
-        every = [of.values(method, name) for name in names]
+        every = [outcome.values(method, name) for name in names]
         margins = paired(lambda alone, *top1: min(top1) - min(top1[0] - 0.8, alone), alone, *every)
         yield Claim("Every depth is of use", label, margins, (BETTER, SAME))
     for name in (whole, base):
-        ours, theirs = (of.values(method, name) for method in ("adn", "labels"))
+        ours, theirs = (outcome.values(method, name) for method in ("adn", "labels"))
         yield compared("Self-distillation helps depth", f"adn {name} − labels", ours, theirs, BETTER)
     for method in ("drawn", "slimmable", "sandwich", "san"):
         label = f"adn {base} − {method} at its MACs"
-        theirs = of.at(method, of.values("adn", base, "gmacs"))
-        yield compared("Depth beside the others, at the base-net's cost", label, of.values("adn", base), theirs)
+        theirs = outcome.at(method, outcome.values("adn", base, "gmacs"))
+        yield compared("Depth beside the others, at the base-net's cost", label, outcome.values("adn", base), theirs)
 
 
-def about_widths(of: Outcome) -> Iterator[Claim]:
+def about_widths(outcome: Outcome) -> Iterator[Claim]:
     for method in ("slimmable", "sandwich"):
-        for wide, narrow in pairwise(of.subnets(method)):
-            ours, theirs = (of.values(method, width) for width in (wide, narrow))
+        for wide, narrow in pairwise(outcome.subnets(method)):
+            ours, theirs = (outcome.values(method, width) for width in (wide, narrow))
             yield compared("Wider is as good or better", f"{method} {wide} − {narrow}", ours, theirs, BETTER, SAME)
-    for width in of.subnets("sandwich")[1:-1]:
-        least = {seed: raw + 10 for seed, raw in of.values("sandwich", width, "top1").items()}
+    for width in outcome.subnets("sandwich")[1:-1]:
+        least = {seed: raw + 10 for seed, raw in outcome.values("sandwich", width, "top1").items()}
         label = f"sandwich {width} − (raw + 10)"
-        yield compared("Calibration brings ten points", label, of.values("sandwich", width), least, BETTER)
+        yield compared("Calibration brings ten points", label, outcome.values("sandwich", width), least, BETTER)
     for method, without in (("sandwich", "sandwich-labels"), ("slimmable-distilled", "slimmable")):
-        for width in of.subnets(method):
-            ours, theirs = (of.values(name, width) for name in (method, without))
+        for width in outcome.subnets(method):
+            ours, theirs = (outcome.values(name, width) for name in (method, without))
             yield compared("In-place distillation helps", f"{method} {width} − {without}", ours, theirs, BETTER)
 
 
-def about_gates(of: Outcome) -> Iterator[Claim]:
+def about_gates(outcome: Outcome) -> Iterator[Claim]:
     for method in ("gate", "gate-corrected"):
-        uniform, label = of.at("dsnet", of.values(method, "gate", "gmacs")), f"{method} − dsnet at its MACs"
-        yield compared("A gate beats one width for all images", label, of.values(method, "gate"), uniform, BETTER)
-    official, corrected = (of.values(method, "gate") for method in ("gate", "gate-corrected"))
+        uniform, label = outcome.at("dsnet", outcome.values(method, "gate", "gmacs")), f"{method} − dsnet at its MACs"
+        yield compared("A gate beats one width for all images", label, outcome.values(method, "gate"), uniform, BETTER)
+    official, corrected = (outcome.values(method, "gate") for method in ("gate", "gate-corrected"))
     yield compared("The gate's loss without its slips", "gate-corrected − gate", corrected, official)
 
 
-def about_resolutions(of: Outcome) -> Iterator[Claim]:
-    for number, size in enumerate(of.subnets("san")):
-        at, alone = (of.values(f"plain-{how}-{number}" if number else "plain", "FFF") for how in ("at", "of"))
-        ours, label = of.values("san", size), f"san {size} − plain"
+def about_resolutions(outcome: Outcome) -> Iterator[Claim]:
+    for number, size in enumerate(outcome.subnets("san")):
+        at, alone = (outcome.values(f"plain-{how}-{number}" if number else "plain", "FFF") for how in ("at", "of"))
+        ours, label = outcome.values("san", size), f"san {size} − plain"
         if number:
             yield compared("It beats one plain network at other sizes", f"{label} at {size}", ours, at, BETTER)
         yield compared("It is as good as one for each size", f"{label} of {size}", ours, alone, BETTER, SAME)

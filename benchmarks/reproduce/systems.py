@@ -74,26 +74,27 @@ def write(folder: Path) -> Path | None:
         about = ", ".join(f"{key} {value}" for key, value in costs.machine.items() if value)
         lines.append(f"Times: {costs.setting}; {about}.")
     for setting in dict.fromkeys(run["setting"] for run in content["runs"]):
-        raw, of = (Outcome([run for run in content["runs"] if run["setting"] == setting], kind) for kind in KINDS)
+        mine = [run for run in content["runs"] if run["setting"] == setting]
+        raw, calibrated = (Outcome(mine, kind) for kind in KINDS)
         timed = costs if costs and costs.setting == setting else None
-        lines += [f"\n## {setting}\n", *table(of, timed), "", *verdicts([raw, of])]
-        lines += refinement(of, timed) if timed and timed.blocks else []
-        if draw_outcome(of, timed, setting, picture := folder / f"{GRID}-{setting}.png"):
+        lines += [f"\n## {setting}\n", *table(calibrated, timed), "", *verdicts([raw, calibrated])]
+        lines += refinement(calibrated, timed) if timed and timed.blocks else []
+        if draw_outcome(calibrated, timed, setting, picture := folder / f"{GRID}-{setting}.png"):
             lines.append(f"\n![{setting}: accuracy over cost]({picture.name})")
     with whole_file(page := folder / f"{GRID}.md") as file:
         file.write(("\n".join(lines) + "\n").encode())
     return page
 
 
-def table(of: Outcome, costs: Costs | None) -> list[str]:
+def table(outcome: Outcome, costs: Costs | None) -> list[str]:
     columns = ["training", "network", "10⁶ MACs", *KINDS.values()]
     if costs:
         columns += [f"ms, {batch}" for batch in BATCHES] + [f"mJ, {batch}" for batch in costs.metered] + ["step"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for method in dict.fromkeys(method for method, _ in of.runs):
-        for name in of.subnets(method):
-            macs, *top1 = (of.values(method, name, what).values() for what in ("gmacs", *KINDS))
-            cells = [of.titles[method], name, f"{1000 * fmean(macs):.2f}", *map(mean, top1)]
+    for method in dict.fromkeys(method for method, _ in outcome.runs):
+        for name in outcome.subnets(method):
+            macs, *top1 = (outcome.values(method, name, what).values() for what in ("gmacs", *KINDS))
+            cells = [outcome.titles[method], name, f"{1000 * fmean(macs):.2f}", *map(mean, top1)]
             if costs:
                 found = [costs.call(method, name, batch) for batch in BATCHES]
                 joules = [costs.call(method, name, batch, "joules_per_image") for batch in costs.metered]
@@ -103,18 +104,18 @@ def table(of: Outcome, costs: Costs | None) -> list[str]:
     return lines
 
 
-def verdicts(kinds: list[Outcome]) -> list[str]:
+def verdicts(outcomes: list[Outcome]) -> list[str]:
     """All questions, asked of each kind of accuracies."""
-    columns = ["question", "difference", *(f"{KINDS[of.kind]} | verdict" for of in kinds)]
-    lines = [f"| {' | '.join(columns)} |", "|---" * (2 + 2 * len(kinds)) + "|"]
-    asked = ([claim for about in QUESTIONS for claim in about(of) if claim.values] for of in kinds)
+    columns = ["question", "difference", *(f"{KINDS[outcome.kind]} | verdict" for outcome in outcomes)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * (2 + 2 * len(outcomes)) + "|"]
+    asked = ([claim for about in QUESTIONS for claim in about(outcome) if claim.values] for outcome in outcomes)
     for claims in zip(*asked, strict=True):
         found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
         lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
     return lines
 
 
-def refinement(of: Outcome, costs: Costs) -> list[str]:
+def refinement(outcome: Outcome, costs: Costs) -> list[str]:
     """Of the super-net's blocks and the base-net's likeness, mean over seeds and 256 test images."""
     stages = next(found["cosine"] for seeds in costs.blocks.values() for found in seeds.values())
     lines = [REFINEMENT, f"| training | {' | '.join(f'stage {n}: change | cosine' for n in stages)} |"]
@@ -124,22 +125,22 @@ def refinement(of: Outcome, costs: Costs) -> list[str]:
         for stage in stages:
             cells.append(mean([found["changes"]["super-net"][stage][-1] for found in seeds.values()]))
             cells.append(mean([found["cosine"][stage] for found in seeds.values()]))
-        lines.append(f"| {of.titles[method]} | {' | '.join(cells)} |")
+        lines.append(f"| {outcome.titles[method]} | {' | '.join(cells)} |")
     return lines
 
 
-def draw_outcome(of: Outcome, costs: Costs | None, title: str, path: Path) -> bool:
+def draw_outcome(outcome: Outcome, costs: Costs | None, title: str, path: Path) -> bool:
     """Depth filled, the others hollow, over MACs and, where it was measured, over latency."""
     points: dict[str, list[dict[str, float | None]]] = {}
     for method in ("plain", *ASKED):
-        for name in of.subnets(method):
-            gmacs, top1 = (fmean(of.values(method, name, what).values()) for what in ("gmacs", of.kind))
+        for name in outcome.subnets(method):
+            gmacs, top1 = (fmean(outcome.values(method, name, what).values()) for what in ("gmacs", outcome.kind))
             point = {"gmacs": gmacs, "top1": top1, "latency_ms": costs and costs.call(method, name)}
             points.setdefault(method, []).append(point)
     if not (depth := points.pop("adn", None)):
         return False
     rows = [
         Row(name, point["gmacs"], 0, point["latency_ms"], point["top1"], 0)
-        for name, point in zip(of.subnets("adn"), depth, strict=True)
+        for name, point in zip(outcome.subnets("adn"), depth, strict=True)
     ]
-    return draw(rows, f"{title}, mean over seeds, calibrated", path, {of.titles[m]: points[m] for m in points})
+    return draw(rows, f"{title}, mean over seeds, calibrated", path, {outcome.titles[m]: points[m] for m in points})
