@@ -59,7 +59,8 @@ def measure(work: Path, results: Path) -> Path:
 
 def trained(run: Run, work: Path, images: int) -> tuple[Any, Any]:
     """The run's network, on its device, and the first test images."""
-    weights = work / (run.before or run).name / "checkpoint.pth"
+    trained_in = run if "training" in run.purposes else run.before
+    weights = work / trained_in.name / "checkpoint.pth"
     if not weights.exists():
         raise UserError(f"{weights}: not there; `python -m benchmarks.reproduce {GRID}` trains it")
     asked = f"{run.setting.network} {METHODS[run.method].network} --batch-size {images} --val-images {images}"

@@ -259,6 +259,8 @@ def test_a_run_s_network_is_asked_about_real_images(digits_run: Path, tmp_path: 
     with pytest.raises(UserError, match="trains it"):
         calls_of(run, tmp_path, 2)
     (tmp_path / run.name).symlink_to(digits_run)
+    with pytest.raises(UserError, match="tiny-gate-5"):  # not what it started from
+        calls_of(run._replace(method="gate"), tmp_path, 2)
     calls = calls_of(run, tmp_path, 2)
     assert len(calls) == 2**3
     calls["TTT"]()
