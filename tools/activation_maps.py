@@ -61,7 +61,7 @@ def report(args: argparse.Namespace) -> None:
     images = images_at(Path(args.images), saved.classes or [], transform).val
     batches = [batch.images for batch in DataLoader(images, batch_size=16, collate_fn=collate)]
     pixels = torch.cat([batch for batch in batches if len(batch)])[: args.most]
-    floats = presets.ToFloat()(pixels).split(16)
+    floats = presets.ToFloat(*presets.COLOURS[saved.settings.get("normalize") or "imagenet"])(pixels).split(16)
     numbers = {"images": len(pixels), "blocks": changes(model, floats), "cosine": cosines(model, floats)}
     write_json(args.output_dir / "maps.json", numbers)
     print(json.dumps(numbers, indent=1))
