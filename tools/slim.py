@@ -70,6 +70,11 @@ def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
     about |= {"train_images": trained_on, "seed": args.seed, "batch_size": args.batch_size}
     about |= {"precision": machine.precision, "sha256": hashlib.sha256(Path(saved.source).read_bytes()).hexdigest()}
     steps = earlier(own.output, about)
+
+    def keep() -> None:
+        found = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets), "steps": steps}
+        write_json(own.output, found)
+
     with machine.autocast():
         batches = list(sample(data, args, own.images, trained_on, machine.place(model, args.channels_last)))
         while not steps or steps[-1]["gmacs"] > budgets[-1]:
@@ -77,9 +82,9 @@ def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
             errors, loss, row = search.next_row(model, row, own.groups, batches)
             step = {"gmacs": model.cost(row, size).macs / 1e9, "top1": 100 * (1 - errors / own.images), "loss": loss}
             steps.append({**step, "channels": model.name(row)})
-            found = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets), "steps": steps}
-            write_json(own.output, found)
+            keep()
             logging.info("%.4f GMACs: top-1 %.2f %%, loss %.4f", *step.values())
+    keep()  # also where a finished search is asked for other budgets
     for one in lists(model, steps, budgets):
         print(f"at most {one['budget']:g} GMACs: {one['gmacs']:.4f}, top-1 {one['top1']:.2f} %")
 
