@@ -55,7 +55,8 @@ def load_format(name: str) -> ModuleType:
         return importlib.import_module(f"deploy.to_{name}")
     except ImportError as error:
         way = f"pip install -e '.[{name}]'" if name != "torch" else "install PyTorch as requirements.txt says"
-        raise UserError(f"--format {name} cannot be written here ({error}): {way}") from None
+        why = " ".join(str(error).split())  # in one line
+        raise UserError(f"--format {name} cannot be written here ({why}): {way}") from None
 
 
 def export(args: argparse.Namespace) -> str:
