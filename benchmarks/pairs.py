@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deploy.command import exit_code
 from utils.data.named import IDX_FILES, fashion_mnist
-from utils.errors import UserError
 from utils.files import whole_file
 from utils.flags.data import cache_folder
 from utils.flags.parsing import COUNT
@@ -32,19 +32,17 @@ def main(argv: Sequence[str]) -> int:
     add("--test", type=COUNT, default=10_000, metavar="N", help="test pictures (default: %(default)s)")
     add("--download", action="store_true", help="fetch fashion-mnist if it is not here")
     args = parser.parse_args(argv)
-    try:
-        parts = fashion_mnist(cache_folder() / "data", args.download)
-    except UserError as error:
-        print(f"benchmarks.pairs: error: {error}", file=sys.stderr)
-        return 2
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    return exit_code("benchmarks.pairs", lambda: write(args))
+
+
+def write(args: argparse.Namespace) -> str:
+    parts = fashion_mnist(cache_folder() / "data", args.download)
     arrays = [*paired(*parts.train, args.train, seed=0), *paired(*parts.val, args.test, seed=1)]
     for name, array in zip(IDX_FILES, arrays, strict=True):
         with whole_file(args.output_dir / name) as file:
             file.write(bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape))
             file.write(array.numpy().tobytes())
-    print(f"written: {args.output_dir}, {args.train} and {args.test} pictures of {SIDE} x {SIDE}, 100 classes")
-    return 0
+    return f"written: {args.output_dir}, {args.train} and {args.test} pictures of {SIDE} x {SIDE}, 100 classes"
 
 
 def paired(images: Tensor, targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deploy.command import exit_code
 from utils.data.named import Arrays, digits
 from utils.detection.masks import runs_of
 from utils.errors import UserError
@@ -57,13 +58,24 @@ def scene(source: Arrays, side: int, seed: int) -> tuple[Tensor, list[tuple[int,
     return image.clamp(0, 255).to(torch.uint8), objects
 
 
-def write_part(folder: Path, part: str, source: Arrays, classes: list[str], count: int, side: int, seed: int) -> None:
-    (folder / part).mkdir(parents=True, exist_ok=True)
+def write(args: argparse.Namespace) -> str:
+    if args.side <= SIZES[1] + 16:
+        raise UserError(f"--side {args.side}: digits of up to {SIZES[1]} pixels need more")
+    parts = digits()
+    with as_user_error(args.folder, "scenes cannot be written there"):
+        write_part(args, "train", parts.train, parts.classes, args.train)
+        write_part(args, "val", parts.val, parts.classes, args.val)
+    return f"{args.train} + {args.val} scenes in {args.folder}: train_detection.py --data-path {args.folder}"
+
+
+def write_part(args: argparse.Namespace, part: str, source: Arrays, classes: list[str], count: int) -> None:
+    folder = args.folder / part
+    folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in range(1, count + 1):
-        image, objects = scene(source, side, derive(seed, part == "val", number))
+        image, objects = scene(source, args.side, derive(args.seed, part == "val", number))
         name, (_, height, width) = f"{number:06}.png", image.shape
-        PIL.Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / part / name)
+        PIL.Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for label, mask in objects:
             rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
@@ -73,7 +85,7 @@ def write_part(folder: Path, part: str, source: Arrays, classes: list[str], coun
             annotations.append({**own, "bbox": box, "area": int(mask.sum()), "segmentation": outline})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(folder / "annotations" / f"instances_{part}.json", content)
+    write_json(args.folder / "annotations" / f"instances_{part}.json", content)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,18 +98,7 @@ def main(argv: Sequence[str]) -> int:
     add("--side", type=COUNT, default=96, metavar="PIXELS", help="height of a canvas (default: %(default)s)")
     add("--seed", type=NATURAL, default=0, metavar="SEED", help="of all that is drawn")
     args = parser.parse_args(argv)
-    parts = digits()
-    try:
-        if args.side <= SIZES[1] + 16:
-            raise UserError(f"--side {args.side}: digits of up to {SIZES[1]} pixels need more")
-        with as_user_error(args.folder, "scenes cannot be written there"):
-            write_part(args.folder, "train", parts.train, parts.classes, args.train, args.side, args.seed)
-            write_part(args.folder, "val", parts.val, parts.classes, args.val, args.side, args.seed)
-    except UserError as error:
-        print(f"benchmarks.scenes: error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.train} + {args.val} scenes in {args.folder}: train_detection.py --data-path {args.folder}")
-    return 0
+    return exit_code("benchmarks.scenes", lambda: write(args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the measuring commands share: arguments in, text out, a mistake in one line."""
+"""What the commands beside the core share: arguments in, text out, a mistake in one line."""
 
 import argparse
 import logging
@@ -14,9 +14,15 @@ def command(name: str, about: str, flags: Callable, run: Callable, argv: Sequenc
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(f"python -m {name}", description=about, formatter_class=form, allow_abbrev=False)
     flags(parser)
+    return exit_code(name, lambda: run(*parser.parse_known_args(argv)))
+
+
+def exit_code(name: str, run: Callable[[], str | None], *mistakes: type[Exception]) -> int:
+    """Prints what `run` has to say: 0. A UserError, or another of these mistakes, is one line: 2."""
     try:
-        sys.stdout.write(run(*parser.parse_known_args(argv)) + "\n")
-    except UserError as error:
+        if (text := run()) is not None:
+            sys.stdout.write(f"{text}\n")
+    except (UserError, *mistakes) as error:
         sys.stderr.write(f"{name}: error: {error}\n")
         return 2
     return 0

@@ -55,8 +55,8 @@ def nvml(uuid: str) -> Meter:
 
 
 def rapl(folder: Path) -> Meter:
-    """Packages and their memory. Cores and uncore are parts of a package; `psys` would count it again."""
-    zones = [file.parent for file in sorted(folder.glob("intel-rapl*/energy_uj"))]
+    """Packages and their memory. Cores and uncore are parts of a package; `psys` and intel-rapl-mmio count it again."""
+    zones = [file.parent for file in sorted(folder.glob("intel-rapl:*/energy_uj"))]
     names = {zone: (zone / "name").read_text().strip() for zone in zones}
     wanted = [zone for zone, name in names.items() if name.startswith("package") or name == "dram"]
     if not wanted:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from deploy.command import exit_code
 from utils.errors import UserError
 from utils.flags.parsing import COUNT, Parser, one_of
 
@@ -54,7 +55,8 @@ def load_format(name: str) -> ModuleType:
         return importlib.import_module(f"deploy.to_{name}")
     except ImportError as error:
         way = f"pip install -e '.[{name}]'" if name != "torch" else "install PyTorch as requirements.txt says"
-        raise UserError(f"--format {name} cannot be written here ({error}): {way}") from None
+        why = " ".join(str(error).split())  # in one line
+        raise UserError(f"--format {name} cannot be written here ({why}): {way}") from None
 
 
 def export(args: argparse.Namespace) -> str:
@@ -63,10 +65,14 @@ def export(args: argparse.Namespace) -> str:
         raise UserError("--batch dynamic: a file for ExecuTorch is of one batch size, give a number")
     form = load_format(args.format)
     from deploy import writing
+    from models import WeightsError  # brings torch, which takes seconds
 
     began = time.monotonic()
-    wanted = writing.prepare(args)
-    size, alone, worst = writing.write(form, wanted, args.output)
+    try:
+        wanted = writing.prepare(args)
+        size, alone, worst = writing.write(form, wanted, args.output)
+    except WeightsError as error:
+        raise UserError(str(error).splitlines()[0]) from None
     lines = [
         f"  {wanted.model.name(skip)}  largest difference / largest logit {found:.1e}" for skip, found in worst.items()
     ]
@@ -77,14 +83,7 @@ def export(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from models import WeightsError  # brings torch, which takes seconds
-
-    try:
-        print(export(args))
-    except (UserError, WeightsError) as error:
-        print(f"deploy.export: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("deploy.export", lambda: export(args))
 
 
 if __name__ == "__main__":

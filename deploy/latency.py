@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from deploy.command import exit_code
 from deploy.export import load_format
-from utils.errors import UserError
 from utils.files import whole_file
 from utils.flags.parsing import COUNT
 
@@ -28,7 +28,14 @@ rounds' ratios of the two calls, which took turns, quartiles in brackets.
 """
 
 
-def measure(names: Sequence[str], timed: Sequence[str], size: int, rounds: int, calibrated: bool) -> str:
+def write(args: argparse.Namespace) -> None:
+    before = f"{args.output.read_text()}\n" if args.add and args.output.exists() else f"{HEAD}\n"
+    page = before + measure(args)
+    with whole_file(args.output) as file:
+        file.write(page.encode())
+
+
+def measure(args: argparse.Namespace) -> str:
     """A part of the page."""
     form = load_format("onnx")
     import onnx
@@ -37,20 +44,20 @@ def measure(names: Sequence[str], timed: Sequence[str], size: int, rounds: int, 
 
     torch.set_num_threads(1)  # processor time of this thread then is what is measured
     versions = f"torch {torch.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
-    statistics_are = "\nCalibrated: running statistics of every prefix's own.\n" * calibrated
+    statistics_are = "\nCalibrated: running statistics of every prefix's own.\n" * args.calibrated
     page = [f"{cpu_name()}; Python {platform.python_version()}, {versions}.\n{statistics_are}"]
     page += ["| network | images | file, MB | size | difference |", "|---|---|---|---|---|"]
     tables = []
-    for name in dict.fromkeys((*names, *timed)):
+    for name in dict.fromkeys((*args.model, *args.latency)):
         print(f"{name} …", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            line, table = network(form, name, size, Path(folder), rounds if name in timed else 0, calibrated)
+            line, table = network(form, name, Path(folder), args)
         page.append(line)
         tables += table
     return "\n".join([*page, *tables, ""])
 
 
-def network(form, name: str, size: int, folder: Path, rounds: int, calibrated: bool) -> tuple[str, list[str]]:
+def network(form, name: str, folder: Path, args: argparse.Namespace) -> tuple[str, list[str]]:
     """A network's line and, if it is timed, its table of latencies."""
     import torch
 
@@ -58,19 +65,20 @@ def network(form, name: str, size: int, folder: Path, rounds: int, calibrated: b
     from deploy import writing
 
     torch.manual_seed(0)
+    size = args.image_size
     model = models.build(name, num_classes=1000, image_size=size).eval()
     for tensor in model.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor += 0.2 * torch.rand_like(tensor)  # twins differ
         elif tensor.is_floating_point() and tensor.abs().max() < 1e-3:
             tensor.normal_(std=0.1)  # a classifier of zeros, layers scaled away
-    if calibrated:
+    if args.calibrated:
         models.calibrate(model, [writing.pictures(4, size)])
     images = writing.random_images(2, size)
     wanted = writing.Wanted(model, model.subnets, images, True, {})
-    bytes_, alone, worst = writing.write(form, wanted, folder / "all.onnx")
-    line = f"| {name} | {size} | {bytes_ / 1e6:.1f} | {bytes_ / alone:.3f} | {max(worst.values()):.1e} |"
-    return line, latencies(form, wanted, name, folder, rounds) if rounds else []
+    together, alone, worst = writing.write(form, wanted, folder / "all.onnx")
+    line = f"| {name} | {size} | {together / 1e6:.1f} | {together / alone:.3f} | {max(worst.values()):.1e} |"
+    return line, latencies(form, wanted, name, folder, args.rounds) if name in args.latency else []
 
 
 def latencies(form, wanted, name: str, folder: Path, rounds: int) -> list[str]:
@@ -114,15 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", action="store_true", help="keep what is on the page already")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the page to write")
     args = parser.parse_args(argv)
-    try:
-        before = f"{args.output.read_text()}\n" if args.add and args.output.exists() else f"{HEAD}\n"
-        page = before + measure(args.model, args.latency, args.image_size, args.rounds, args.calibrated)
-        with whole_file(args.output) as file:
-            file.write(page.encode())
-    except UserError as error:
-        print(f"deploy.latency: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("deploy.latency", lambda: write(args))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,10 @@ class Outcome:
 
 def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> str:
     """Writes numbers, picture and page of what became of it, by kind (simulated, live) and policy; gives the tables."""
-    found = {kind: {policy: o.summary() for policy, o in of.items()} for kind, of in outcomes.items()}
+    found = {
+        kind: {policy: outcome.summary() for policy, outcome in by_policy.items()}
+        for kind, by_policy in outcomes.items()
+    }
     args, about, requests = load.args, load.profile.about, len(load.times)
     asked = {key: value for key, value in vars(args).items() if value is not None}
     write_json(args.output_dir / f"{name}.json", {"load": asked, "requests": requests, "about": about, **found})
@@ -81,15 +84,15 @@ def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> st
         over, *lines = figure.subplots(4, height_ratios=(3, 1, 1, 1))
         draw_policies(over, found)
         over.set_title(f"{requests} requests, {args.target_ms:g} ms")
-        kind, of = list(outcomes.items())[-1]
-        policy, shown = next(iter(of.items()))
+        kind, by_policy = list(outcomes.items())[-1]
+        policy, shown = next(iter(by_policy.items()))
         draw_time(lines, shown, list(load.profile.subnets))
         lines[0].set_title(f"{policy}, {kind}")
         for axes in figure.axes:
             axes.grid(alpha=0.3)
         save(figure, path)
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
-    text = "\n\n".join(f"{kind}\n{as_text(of)}" for kind, of in found.items())
+    text = "\n\n".join(f"{kind}\n{as_text(summaries)}" for kind, summaries in found.items())
     with whole_file(args.output_dir / f"{name}.md") as file:
         file.write(PAGE.format(name=name, facts=facts, requests=requests, text=text).encode())
     return text
@@ -98,18 +101,19 @@ def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> st
 def as_text(found: dict[str, dict[str, Any]]) -> str:
     width = max(map(len, [*found, "policy"]))
     lines = [f"{'policy':{width}}  {'  '.join(COLUMNS)}  share of requests"]
-    for policy, of in found.items():
-        values = {head: of[key] for head, key in COLUMNS.items()}
+    for policy, summary in found.items():
+        values = {head: summary[key] for head, key in COLUMNS.items()}
         cells = [("-" if value is None else f"{value:.2f}").rjust(len(head)) for head, value in values.items()]
-        cells += [f"{name} {100 * share:.0f} %" for name, share in list(of["shares"].items())[:4]]
+        cells += [f"{name} {100 * share:.0f} %" for name, share in list(summary["shares"].items())[:4]]
         lines.append(f"{policy:{width}}  {'  '.join(cells)}")
     return "\n".join(lines)
 
 
 def draw_policies(axes: Any, found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Attainment over mean accuracy."""
-    for fill, (kind, of) in zip(("none", "full"), found.items(), strict=False):
-        places = {policy: (o["accuracy"], o["attained"]) for policy, o in of.items() if o["accuracy"] is not None}
+    for fill, (kind, summaries) in zip(("none", "full"), found.items(), strict=False):
+        answered = {policy: one for policy, one in summaries.items() if one["accuracy"] is not None}
+        places = {policy: (one["accuracy"], one["attained"]) for policy, one in answered.items()}
         axes.plot(*np.array([*places.values()]).reshape(-1, 2).T, "o", fillstyle=fill, label=kind)
         for policy, place in places.items():
             axes.annotate(policy, place, (5, 3), textcoords="offset points", fontsize=7)

@@ -35,14 +35,15 @@ class Wanted(NamedTuple):
         return self.subnets[0] if len(self.subnets) == 1 else None
 
 
-def single(wanted: Wanted, skip: tuple[bool, ...] | None = None) -> ExportedProgram:
+def single(wanted: Wanted, skip: tuple[bool, ...]) -> ExportedProgram:
     """The program of one sub-network, by itself."""
-    network = wanted.model.eval().extract(wanted.alone if skip is None else skip)
-    return trace(network, (wanted.images,), wanted.dynamic)
+    return trace(wanted.model.eval().extract(skip), (wanted.images,), wanted.dynamic)
 
 
-def switch(wanted: Wanted) -> ExportedProgram:
-    """The program of all of them."""
+def whole(wanted: Wanted) -> ExportedProgram:
+    """The program of all sub-networks, or of the one that is wanted alone."""
+    if wanted.alone:
+        return single(wanted, wanted.alone)
     network = Switch(wanted.model, wanted.images, wanted.dynamic)
     return trace(network, (wanted.images, torch.tensor(wanted.model.super_net)), wanted.dynamic)
 
@@ -58,30 +59,17 @@ class Part(nn.Module):
         return getattr(self.owner, self.method)(x)
 
 
-class Traced:
-    """A traced sub-path: its program, and the tensors it takes before `x`, of every prefix that it runs under."""
-
-    def __init__(self, variants: Sequence[nn.Module], x: Tensor, dynamic: bool) -> None:
-        program = trace(variants[0], (x,), dynamic)
-        self.graph = program.graph_module
-        specs = program.graph_signature.input_specs
-        states = [_tensors(variant) | program.constants for variant in variants]
-        self.inputs = [[state[spec.target] for state in states] for spec in specs if spec.target is not None]
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor]:
-        return fx.Interpreter(self.graph).run(*tensors)
-
-
 class Switch(nn.Module):
     """A network with all its sub-networks, to be exported. Its tensors are the network's own."""
 
-    def __init__(self, model: AdaptiveDepth, images: Tensor, dynamic: bool = True) -> None:
+    def __init__(self, model: AdaptiveDepth, images: Tensor, dynamic: bool) -> None:
         super().__init__()
         model.eval()(images)  # in evaluation mode throughout, with the sub-paths of now
         self.length = model.num_skippable_stages
-        self.known: dict[tuple[int, ...], str] = {}  # tensors by identity → their name here
+        # tensors by identity → their name here; they are held as well, for the identity of one that is gone may return
+        self.known: dict[tuple[int, ...], tuple[str, list[Tensor]]] = {}
         # what runs, in order: the number of the stage, 0 where no flag is asked; by flag; the names of all its tensors
-        self.steps: list[tuple[int, dict[bool, Traced], list[str]]] = []
+        self.steps: list[tuple[int, dict[bool, Callable[..., tuple[Tensor]]], list[str]]] = []
         embed = model._selected.paths[model._path(())].__self__
         x = self._add(0, {False: [Part(embed, "_embed")]}, images, dynamic)
         for stage in range(1, self.length + 2):
@@ -92,19 +80,23 @@ class Switch(nn.Module):
         self._add(0, {False: [Part(model, "_classify")]}, x, dynamic)
 
     def _add(self, stage: int, variants: dict[bool, list[nn.Module]], x: Tensor, dynamic: bool) -> Tensor:
-        paths = {flag: Traced(modules, x, dynamic) for flag, modules in variants.items()}
-        names = [self._known(tensors) for path in paths.values() for tensors in path.inputs]
-        self.steps.append((stage, paths, list(dict.fromkeys(names))))
+        traced = {flag: _traced(modules, x, dynamic) for flag, modules in variants.items()}
+        used = {flag: [self._known(tensors) for tensors in inputs] for flag, (_, inputs) in traced.items()}
+        names = list(dict.fromkeys(itertools.chain(*used.values())))
+        paths = {flag: _bound(graph, [names.index(name) for name in used[flag]]) for flag, (graph, _) in traced.items()}
+        self.steps.append((stage, paths, names))
         return variants[False][0](x).detach()
 
     def _known(self, tensors: list[Tensor]) -> str:
         """The name of a tensor of the program: the one of all variants, or theirs in rows."""
-        key = tuple(dict.fromkeys(map(id, tensors)))
-        key = key if len(key) == 1 else tuple(map(id, tensors))
+        key = tuple(map(id, tensors))
+        one = len(set(key)) == 1
+        key = key[:1] if one else key
         if key not in self.known:
-            self.known[key] = name = f"{ROWS if len(key) > 1 else 'tensor'}_{len(self.known)}"
-            self.register_buffer(name, torch.stack(tensors) if len(key) > 1 else tensors[0].detach())
-        return self.known[key]
+            name = f"{'tensor' if one else ROWS}_{len(self.known)}"
+            self.register_buffer(name, tensors[0].detach() if one else torch.stack(tensors))
+            self.known[key] = name, tensors
+        return self.known[key][0]
 
     def forward(self, images: Tensor, skip: Tensor) -> Tensor:
         x = images
@@ -114,29 +106,32 @@ class Switch(nn.Module):
                 worth = torch.tensor([2**bit for bit in reversed(range(stage - 1))])
                 row = (skip[: stage - 1] * worth).sum()  # of the flags so far, as they were listed
                 given = [t[row] if name.startswith(ROWS) else t for name, t in zip(names, given, strict=True)]
-            run = {flag: _bound(path, self._places(path, names)) for flag, path in paths.items()}
             if stage:
                 flag = skip[min(stage, self.length) - 1]
-                (x,) = torch.ops.higher_order.cond(flag, run[True], run[False], (x, *given))
+                (x,) = torch.ops.higher_order.cond(flag, paths[True], paths[False], (x, *given))
             else:
-                (x,) = run[False](x, *given)
+                (x,) = paths[False](x, *given)
         return x
 
-    def _places(self, path: Traced, names: list[str]) -> list[int]:
-        return [names.index(self._known(tensors)) for tensors in path.inputs]
+
+def _traced(variants: Sequence[nn.Module], x: Tensor, dynamic: bool) -> tuple[fx.GraphModule, list[list[Tensor]]]:
+    """A sub-path as a graph, and the tensors that this takes before `x`, each of every prefix that it runs under."""
+    program = trace(variants[0], (x,), dynamic)
+    states = []
+    for variant in variants:
+        parameters, buffers = (f(remove_duplicate=False) for f in (variant.named_parameters, variant.named_buffers))
+        states.append({**dict(parameters), **dict(buffers), **program.constants})
+    targets = [spec.target for spec in program.graph_signature.input_specs if spec.target is not None]
+    return program.graph_module, [[state[target] for state in states] for target in targets]
 
 
-def _bound(path: Traced, places: list[int]) -> Callable[..., tuple[Tensor]]:
-    """A sub-path that takes its own tensors from among those of both."""
+def _bound(graph: fx.GraphModule, places: list[int]) -> Callable[..., tuple[Tensor]]:
+    """A sub-path that takes its own tensors from among those of both flags."""
 
     def run(x: Tensor, *given: Tensor) -> tuple[Tensor]:
-        return path(*(given[place] for place in places), x)
+        return fx.Interpreter(graph).run(*(given[place] for place in places), x)
 
     return run
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(itertools.chain(*(f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))))
 
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: bool) -> ExportedProgram:

@@ -15,7 +15,7 @@ import onnxscript  # noqa: F401  torch's exporter needs it
 import torch
 from torch import Tensor
 
-from deploy.switch import Wanted, single, switch
+from deploy.switch import Wanted, whole
 from utils.errors import UserError
 
 LIMIT = 2**31 - 2**24  # bytes of weights in one file: protobuf reads no more than 2 GiB
@@ -23,7 +23,7 @@ KEY = "adaptive_depth"  # the model's metadata entry with the facts as JSON
 
 
 def save(wanted: Wanted, path: Path) -> None:
-    program = single(wanted) if wanted.alone else switch(wanted)
+    program = whole(wanted)
     names = ["images"] if wanted.alone else ["images", "skip"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,7 +35,9 @@ def save(wanted: Wanted, path: Path) -> None:
             raise UserError(f"PyTorch {torch.__version__} cannot write this as ONNX: use a newer one") from None
     model = exported.model
     move(model)
-    strip(model)
+    for thing in annotated(model):
+        thing.metadata_props.clear()
+        thing.doc_string = None
     model.producer_name, model.producer_version = "adaptive-depth", None
     model.metadata_props[KEY] = json.dumps(wanted.facts)
     large = sum(weight.const_value.nbytes for weight in weights_of(model)) > LIMIT
@@ -59,12 +61,6 @@ def move(model: ir.Model) -> None:
     for weight, branch in misplaced(model.graph):
         del model.graph.initializers[weight.name]
         branch.initializers[weight.name] = weight
-
-
-def strip(model: ir.Model) -> None:
-    for thing in annotated(model):
-        thing.metadata_props.clear()
-        thing.doc_string = None
 
 
 def annotated(model: ir.Model) -> list:
@@ -93,7 +89,7 @@ def runner(path: Path, threads: int = 0) -> Callable[[Tensor, tuple[bool, ...]],
     switched = len(session.get_inputs()) > 1
 
     def run(images: Tensor, skip: tuple[bool, ...]) -> Tensor:
-        given = {"images": images.numpy(), "skip": torch.tensor(skip).numpy()}
-        return torch.from_numpy(session.run(["logits"], given if switched else {"images": given["images"]})[0])
+        flags = {"skip": torch.tensor(skip).numpy()} if switched else {}  # a width, say, is none
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy(), **flags})[0])
 
     return run

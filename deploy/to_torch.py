@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from deploy.switch import Wanted, single, switch
+from deploy.switch import Wanted, whole
 
 FACTS = "adaptive_depth.json"  # an extra file in the archive
 
 
 def save(wanted: Wanted, path: Path) -> None:
-    program = single(wanted) if wanted.alone else switch(wanted)
+    program = whole(wanted)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # of this machine's files

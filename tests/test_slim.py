@@ -84,6 +84,14 @@ def test_a_killed_search_goes_on_to_the_same_list(us: Path, found: Path, monkeyp
     assert json.loads((tmp_path / "channels.json").read_text()) == json.loads(found.read_text())
 
 
+def test_a_finished_search_gives_other_budgets_their_lists(us: Path, found: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "channels.json").write_bytes(found.read_bytes())
+    assert slim.main([*SEARCH.split(), str(path), "--weights", str(us), "--gmacs", "0.036"]) == 0
+    content, before = json.loads(path.read_text()), json.loads(found.read_text())
+    assert content["steps"] == before["steps"]
+    assert [one["budget"] for one in content["lists"]] == [0.036]
+
+
 @torch.no_grad()
 def test_what_goes_costs_the_fewest_errors() -> None:
     """By its definition, on ordinary networks with only the channels of a list."""

@@ -9,10 +9,11 @@ that skippable blocks only refine: that they change little, and that without the
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 import models
 import presets
+from deploy.command import exit_code
 from models.skip import Skip
 from utils.data.loading import collate
 from utils.errors import UserError
@@ -44,12 +46,7 @@ def main(argv: Sequence[str]) -> int:
     add("-o", "--output-dir", type=Path, default=Path("."), metavar="DIR", help="for maps.png and maps.json")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        report(args)
-    except (UserError, models.WeightsError) as error:
-        print(f"tools.activation_maps: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("tools.activation_maps", lambda: report(args), models.WeightsError)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -64,41 +61,34 @@ def report(args: argparse.Namespace) -> None:
     images = images_at(Path(args.images), saved.classes or [], transform).val
     batches = [batch.images for batch in DataLoader(images, batch_size=16, collate_fn=collate)]
     pixels = torch.cat([batch for batch in batches if len(batch)])[: args.most]
-    floats = presets.ToFloat()(pixels).split(16)
+    floats = presets.ToFloat(*presets.COLOURS[saved.settings.get("normalize") or "imagenet"])(pixels).split(16)
     numbers = {"images": len(pixels), "blocks": changes(model, floats), "cosine": cosines(model, floats)}
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.output_dir / "maps.json", numbers)
     print(json.dumps(numbers, indent=1))
-    shown, rows = torch.cat(floats)[: args.shown], {}
-    for net, skip in (("super-net", model.super_net), ("base-net", model.base_net)):
-        rows[net] = grad_cams(model, skip, args.stage, shown)
-    blocks = len(rows["super-net"])
-    titles = [
-        f"{number}, {'mandatory' if number <= -(-blocks // 2) else 'skippable'}" for number in range(1, blocks + 1)
-    ]
+    shown = torch.cat(floats)[: args.shown]
+    nets = {"super-net": model.super_net, "base-net": model.base_net}
+    maps = {net: grad_cams(model, skip, args.stage, shown).numpy() for net, skip in nets.items()}
+    blocks = len(maps["super-net"])
+    kinds = ["mandatory"] * -(-blocks // 2) + ["skippable"] * (blocks // 2)
+    titles = [f"{number}, {kind}" for number, kind in enumerate(kinds, start=1)]
     backgrounds = pixels[: args.shown].permute(0, 2, 3, 1).numpy()
-    found = {net: maps.numpy() for net, maps in rows.items()}
-    if activation_maps(backgrounds, found, titles, f"stage {args.stage}", args.output_dir / "maps.png"):
+    if activation_maps(backgrounds, maps, titles, f"stage {args.stage}", args.output_dir / "maps.png"):
         print(f"written: {args.output_dir / 'maps.png'}, {args.output_dir / 'maps.json'}")
 
 
-class Watched:
-    """What comes into and out of the modules of a list while they run."""
+@contextlib.contextmanager
+def watched(blocks: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """A list that grows while these modules run: of each what comes into it, and out of it."""
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self.before: list[Tensor] = []
-        self.after: list[Tensor] = []
-        self.hooks = [block.register_forward_hook(self._note) for block in blocks]
+    def note(block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.append((inputs[0], output))
 
-    def _note(self, block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self.before.append(inputs[0])
-        self.after.append(output)
-
-    def __enter__(self) -> "Watched":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
+    hooks = [block.register_forward_hook(note) for block in blocks]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
             hook.remove()
 
 
@@ -109,23 +99,15 @@ def changes(model: models.AdaptiveDepth, batches: Sequence[Tensor]) -> dict[str,
     for net, skip in (("super-net", model.super_net), ("base-net", model.base_net)):
         found[net] = {}
         for stage, blocks in enumerate(model.blocks(skip), start=1):
-            ratios = []
+            changed: list[list[Tensor]] = [[] for _ in blocks]
             for images in batches:
-                with Watched(blocks) as seen:
+                with watched(blocks) as seen:
                     model(images, skip)
-                ratios.append([_change(*pair) for pair in zip(seen.before, seen.after, strict=True)])
-            found[net][str(stage)] = [_mean(of_block) for of_block in zip(*ratios, strict=True)]
+                for ratios, (h, output) in zip(changed, seen, strict=True):
+                    if h.shape == output.shape:
+                        ratios.append((output - h).flatten(1).norm(dim=1) / h.flatten(1).norm(dim=1))
+            found[net][str(stage)] = [round(torch.cat(r).mean().item(), 4) if r else None for r in changed]
     return found
-
-
-def _change(before: Tensor, after: Tensor) -> Tensor | None:
-    if before.shape != after.shape:
-        return None
-    return (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-
-
-def _mean(ratios: Sequence[Tensor | None]) -> float | None:
-    return None if ratios[0] is None else round(torch.cat(list(ratios)).mean().item(), 4)
 
 
 @torch.no_grad()
@@ -142,11 +124,12 @@ def cosines(model: models.AdaptiveDepth, batches: Sequence[Tensor]) -> dict[str,
 
 def grad_cams(model: models.AdaptiveDepth, skip: Skip, stage: int, images: Tensor) -> Tensor:
     """Blocks x images x height x width, in [0, 1]: where a block's output speaks for the class that comes out."""
-    with torch.enable_grad(), Watched(model.blocks(skip)[stage - 1]) as seen:
+    with torch.enable_grad(), watched(model.blocks(skip)[stage - 1]) as seen:
         logits = model(images, skip)
-        gradients = torch.autograd.grad(logits.max(dim=1).values.sum(), seen.after)
+    outputs = [output for _, output in seen]
+    gradients = torch.autograd.grad(logits.max(dim=1).values.sum(), outputs)
     cams = []
-    for output, gradient in zip(seen.after, gradients, strict=True):
+    for output, gradient in zip(outputs, gradients, strict=True):
         features, slopes = model._feature_map(output.detach()), model._feature_map(gradient)
         cam = (features * slopes.mean(dim=(2, 3), keepdim=True)).sum(dim=1, keepdim=True).relu()
         cam = F.interpolate(cam, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

@@ -27,6 +27,7 @@ from torch import Tensor
 import methods
 import models
 import train_adn
+from deploy.command import exit_code
 from models.slimmable import search
 from models.slimmable.widths import Ranged
 from utils.data.loading import Data, load_data, make_loader, refuse_other_classes
@@ -50,12 +51,7 @@ def main(argv: Sequence[str]) -> int:
     own, others = parser.parse_known_args(argv)
     args = arguments.parser(methods).parse_args(["--test-only", "--calibrate", "1", *others])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        slim(own, args)
-    except (UserError, models.WeightsError) as error:
-        print(f"tools.slim: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("tools.slim", lambda: slim(own, args), models.WeightsError)
 
 
 def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
@@ -74,6 +70,11 @@ def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
     about |= {"train_images": trained_on, "seed": args.seed, "batch_size": args.batch_size}
     about |= {"precision": machine.precision, "sha256": hashlib.sha256(Path(saved.source).read_bytes()).hexdigest()}
     steps = earlier(own.output, about)
+
+    def keep() -> None:
+        found = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets), "steps": steps}
+        write_json(own.output, found)
+
     with machine.autocast():
         batches = list(sample(data, args, own.images, trained_on, machine.place(model, args.channels_last)))
         while not steps or steps[-1]["gmacs"] > budgets[-1]:
@@ -81,11 +82,11 @@ def slim(own: argparse.Namespace, args: argparse.Namespace) -> None:
             errors, loss, row = search.next_row(model, row, own.groups, batches)
             step = {"gmacs": model.cost(row, size).macs / 1e9, "top1": 100 * (1 - errors / own.images), "loss": loss}
             steps.append({**step, "channels": model.name(row)})
-            about_all = {"about": about, "weights": args.weights, "lists": lists(model, steps, budgets)}
-            write_json(own.output, {**about_all, "steps": steps})
+            keep()
             logging.info("%.4f GMACs: top-1 %.2f %%, loss %.4f", *step.values())
-    for found in lists(model, steps, budgets):
-        print(f"at most {found['budget']:g} GMACs: {found['gmacs']:.4f}, top-1 {found['top1']:.2f} %")
+    keep()  # also where a finished search is asked for other budgets
+    for one in lists(model, steps, budgets):
+        print(f"at most {one['budget']:g} GMACs: {one['gmacs']:.4f}, top-1 {one['top1']:.2f} %")
 
 
 def refuse_budgets(model: models.ManyNetworks, name: str, budgets: Sequence[float], size: int) -> None:

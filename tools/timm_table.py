@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 import models
+from deploy.command import exit_code
+from utils.errors import UserError
 from utils.files import whole_file
 
 SMALL = ("zepto", "atto", "femto", "pico", "nano", "xxs", "xxtiny", "xtiny", "xs", "tiny", "lite", "mini", "small", "s")
@@ -43,11 +45,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--files", nargs="+", metavar="NAME", help="only these of timm's files")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: it is printed)")
     args = parser.parse_args(argv)
+    return exit_code("tools.timm_table", lambda: table(args))
+
+
+def table(args: argparse.Namespace) -> str | None:
+    """The page, if it was not written to a file."""
     try:
         import timm
     except ImportError:
-        print("tools.timm_table: error: it needs timm: pip install timm", file=sys.stderr)
-        return 2
+        raise UserError("it needs timm: pip install timm") from None
     warnings.simplefilter("ignore")  # timm's, of names that it replaced
     rows: dict[bool, list[str]] = {True: [], False: []}
     files = args.files or timm.list_modules()
@@ -58,12 +64,11 @@ def main(argv: Sequence[str]) -> int:
     counts = {"all": sum(map(len, rows.values())), "accepted": len(rows[True])}
     head = HEAD.format(timm=timm.__version__, most=args.most, tried=TRIED, **counts)
     page = head + COLUMNS + "".join(rows[True]) + REFUSED + "".join(rows[False])
-    if args.output:
-        with whole_file(args.output) as file:
-            file.write(page.encode())
-    else:
-        print(page)
-    return 0
+    if args.output is None:
+        return page
+    with whole_file(args.output) as file:
+        file.write(page.encode())
+    return None
 
 
 def smallest(file: str) -> list[tuple[int, str]]:

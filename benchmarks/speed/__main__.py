@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.speed.results import ALL, INPUT, LATENCY, PARTS, STEP, SWITCHING, Results, markdown, write
+from deploy.command import exit_code
 from utils.errors import UserError
 from utils.files import whole_file
 from utils.flags.parsing import COUNT
@@ -38,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--report", action="store_true", help="measure nothing; write DIR/speed.md from DIR/speed-*.json")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="of --report (default: results)")
     args = parser.parse_args(argv)
-    try:
-        print(f"written: {write(args.results)}" if args.report else measure(args))
-    except UserError as error:
-        print(f"benchmarks.speed: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("benchmarks.speed", lambda: f"written: {write(args.results)}" if args.report else measure(args))
 
 
 def measure(args: argparse.Namespace) -> str:

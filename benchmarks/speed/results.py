@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from deploy.latency import cpu_name
 from utils.errors import UserError
 from utils.files import whole_file
 
@@ -77,9 +78,7 @@ class Results:
         import torch
         import torchvision
 
-        cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "model name: CPU"
-        name = cpu.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
-        name += f", {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+        name = f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
         if device.type == "cuda":
             name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
         versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"

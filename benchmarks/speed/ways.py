@@ -19,6 +19,7 @@ import models
 import presets
 import train_adn
 from benchmarks.speed.results import LATENCY, SWITCHING, Group
+from deploy.measure import recorded
 from utils import processes, setup
 from utils.data.loading import Batch
 from utils.errors import UserError
@@ -159,7 +160,7 @@ def forwards(part: str, case: Case, effort: Effort) -> list[Group]:
     # one autocast around all calls keeps the weights that it casts, which in inference_mode it would not
     with torch.no_grad(), torch.autocast(case.device.type, dtype=torch.bfloat16):
         if part == LATENCY:
-            ways = each(model, images, case.compiled)
+            ways = one_by_one(model, images, case.compiled)
             macs = {way: model.cost(model.parse(way.split()[0]), case.pixels).macs for way in ways if way != "plain"}
         elif part == SWITCHING:  # super-net and base-net by turns, against the same calls sorted
             ways = {"sorted": in_order(turns[::2] + turns[1::2]), "alternating": in_order(turns)}
@@ -169,7 +170,7 @@ def forwards(part: str, case: Case, effort: Effort) -> list[Group]:
     return [Group(part, case.name, case.batch, samples, macs, about={"pixels": case.pixels})]
 
 
-def each(model: nn.Module, images: Tensor, compiled: bool) -> dict[str, Call]:
+def one_by_one(model: nn.Module, images: Tensor, compiled: bool) -> dict[str, Call]:
     """Every sub-network, and torchvision's; the largest and the smallest also compiled and as a CUDA graph."""
     ways = {model.name(subnet): partial(model, images, subnet) for subnet in model.subnets}
     fast = copy.deepcopy(model)
@@ -180,11 +181,7 @@ def each(model: nn.Module, images: Tensor, compiled: bool) -> dict[str, Call]:
         if compiled:
             ways[f"{name} compiled"] = partial(fast, images, subnet)
         if images.is_cuda:
-            for _ in range(3):  # what is chosen and allocated in the first calls must not be recorded
-                ways[name]()
-            with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
-                ways[name]()
-            ways[f"{name} CUDA graph"] = graph.replay
+            ways[f"{name} CUDA graph"] = recorded(ways[name])
     return {**ways, "plain": partial(model.extract(), images)}
 
 

@@ -16,6 +16,7 @@ import pytest
 import methods
 from benchmarks.reproduce import __main__ as command
 from benchmarks.reproduce import page, systems
+from benchmarks.reproduce.costs import blocks_of, calls_of
 from benchmarks.reproduce.grids import GRIDS, METHODS, Grid, Method, Run, Setting
 from benchmarks.reproduce.page import BETTER, SAME, UNKNOWN, WORSE, Claim, Outcome
 from benchmarks.reproduce.runner import Runner
@@ -256,12 +257,14 @@ def test_the_page_of_systems_compares_at_the_same_cost(tmp_path: Path):
 def test_a_run_s_network_is_asked_about_real_images(digits_run: Path, tmp_path: Path):
     run = Run(TINY, "adn", 5)
     with pytest.raises(UserError, match="trains it"):
-        systems.calls_of(run, tmp_path, 2)
+        calls_of(run, tmp_path, 2)
     (tmp_path / run.name).symlink_to(digits_run)
-    calls = systems.calls_of(run, tmp_path, 2)
+    with pytest.raises(UserError, match="tiny-gate-5"):  # not what it started from
+        calls_of(run._replace(method="gate"), tmp_path, 2)
+    calls = calls_of(run, tmp_path, 2)
     assert len(calls) == 2**3
     calls["TTT"]()
-    found = systems.blocks_of(run, tmp_path)
+    found = blocks_of(run, tmp_path)
     assert found["cosine"].keys() == {"1", "2", "3"}
     assert len(found["changes"]["super-net"]["2"]) > len(found["changes"]["base-net"]["2"])
 
