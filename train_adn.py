@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,34 +24,26 @@ from torch.utils.data import DataLoader
 import models
 import presets
 from utils import processes, setup
+from utils.command import carry_out, read_checkpoint, start
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
 from utils.evaluate import calibration, predict, report, table
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
-from utils.train import folder, log, run
+from utils.train import folder, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     args = parser(methods).parse_args(argv)
-    try:
-        if args.from_table:
-            print(table.choose_from(args))
-            return 0
-        processes.connect(args.dist_url, args.world_size)
-        log.setup()
-        code = (test if args.test_only else predict_images if args.predict else train)(args)
-    except (UserError, models.WeightsError) as error:
-        if not processes.already_reported(str(error)):
-            print(f"train_adn.py: error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError:
-        if not processes.another_failed():
-            raise
-        return 2
-    processes.leave()
-    return code
+    work = choose if args.from_table else test if args.test_only else predict_images if args.predict else train
+    return carry_out("train_adn.py", work, args)
+
+
+def choose(args: argparse.Namespace) -> int:
+    """--from-table: the best sub-network within a budget, by figures that are there already."""
+    logging.info("%s", table.choose_from(args))
+    return 0
 
 
 def train(args: argparse.Namespace) -> int:
@@ -141,19 +132,6 @@ def saved_weights(args: argparse.Namespace) -> models.Saved | None:
     if len(saved.trained) == 1:
         saved.settings["skip_cfg"] = saved.trained
     return saved
-
-
-def read_checkpoint(path: Path) -> dict:
-    try:
-        return models.read_checkpoint(path)
-    except models.WeightsError as error:
-        raise UserError(str(error)) from None
-
-
-def start(args: argparse.Namespace) -> setup.Machine:
-    """Join the other processes, if any, and say what this one computes with."""
-    device = processes.join(setup.choose_device(args.device))
-    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None, args.normalize)
 
 
 def use_statistics(
