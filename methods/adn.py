@@ -8,7 +8,8 @@ from typing import Any
 from utils.errors import UserError
 from utils.flags.evaluation import chosen
 from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE
-from utils.train.passes import LABELS, Pass
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 
 def add_flags(group: _ArgumentGroup) -> None:
@@ -75,9 +76,7 @@ class AdaptiveDepth:
             of_super = (self.taught, alpha * share), (LABELS, alpha * (1 - share))
         self.both = [Pass("super", largest, of_super), Pass("base", smallest, self.targets)]
 
-    def taught(self, images: Any, labels: Any) -> Any:
-        from utils.train.losses import Outputs
-
+    def taught(self, images: Any, labels: Any) -> Outputs:
         return Outputs(self.outside(images))
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
@@ -86,8 +85,6 @@ class AdaptiveDepth:
 
     def drawn(self, epoch: int, step: int) -> Iterator[Hashable]:
         """The sub-networks between super-net and base-net in an order of chance, again and again."""
-        from utils.rng import derive
-
         seed = derive(self.seed, epoch, step)
         order = sorted(range(len(self.others)), key=lambda number: derive(seed, number))
         return itertools.cycle([self.others[number] for number in order])

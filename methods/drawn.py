@@ -6,7 +6,8 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.flags.parsing import FRACTION
-from utils.train.passes import LABELS, Pass
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 
 def add_flags(group: _ArgumentGroup) -> None:
@@ -42,14 +43,10 @@ class Drawn:
         alpha = args.subpath_alpha
         self.targets = ((LABELS, alpha), (self.teacher, 1 - alpha)) if args.ema_teacher else ((LABELS, 1.0),)
 
-    def teacher(self, images: Any, labels: Any) -> Any:
-        from utils.train.losses import Outputs
-
+    def teacher(self, images: Any, labels: Any) -> Outputs:
         return Outputs(self.average(images))
 
     def drawn(self, epoch: int, step: int) -> Hashable:
-        from utils.rng import derive
-
         place = derive(self.seed, epoch, step) / 2**32
         for share, subnet in zip(self.shares, (self.largest, self.smallest), strict=True):
             if place < share:

@@ -24,7 +24,7 @@ from utils.evaluate.accuracy import running
 from utils.evaluate.latency import Effort, take_turns
 from utils.train.engine import Run
 from utils.train.log import Meters
-from utils.train.losses import Outputs
+from utils.train.passes import Outputs
 from utils.train.run import Loaders
 
 log = logging.getLogger(__name__)

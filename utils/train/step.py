@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import processes
-from utils.train.losses import Outputs
-from utils.train.passes import LABELS, Pass
+from utils.train.passes import LABELS, Outputs, Pass
 
 MOST = 256  # sub-networks that are remembered: those drawn from a range are ever new
 
