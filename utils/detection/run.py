@@ -178,4 +178,4 @@ def test(
     log.info("%s", "\n".join(lines))
     facts = {"args": vars(args), "device": str(run_on), "images": len(loader.dataset)}
     written = processes.on_main(lambda: table.write(rows, facts, Path(args.output_dir)))
-    log.info("written: %s", ", ".join(map(str, written or ())))
+    log.info("written: %s", ", ".join(map(str, written)))

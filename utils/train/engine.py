@@ -147,8 +147,9 @@ def save(run: Run) -> None:
     """Write the newest checkpoint, unless the weights have gone wrong."""
     if not all_finite(run.state.model.parameters()):
         stop_with_diagnostic(run, {})
-    names = run.state.progress.corrupt = processes.union(run.state.progress.corrupt)
-    if new := [name for name in names if name not in run.told]:
+    progress = run.state.progress
+    progress.corrupt = sorted(set().union(*processes.gather_objects(progress.corrupt)))
+    if new := [name for name in progress.corrupt if name not in run.told]:
         more = f" and {len(new) - 10} more" if len(new) > 10 else ""
         log.warning("%d corrupt images were replaced: %s%s", len(new), ", ".join(new[:10]), more)
         run.told.update(new)

@@ -100,7 +100,7 @@ def resume(state: checkpoint.State, read: Callable[[Path], dict], load: checkpoi
     restarted = processes.restarted()  # all processes ask, whatever they were told
     if restarted or wish == "auto":
         own = None if wish == "auto" else processes.launch()
-        path = processes.from_main(processes.on_main(lambda: folder.newest_readable(place, read, own)))
+        path = processes.on_main(lambda: folder.newest_readable(place, read, own))
     if path is None and wish == "auto":
         log.info("--resume auto: no checkpoint in %s, starting from the beginning", place)
     elif path is None and wish:
