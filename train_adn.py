@@ -170,8 +170,7 @@ def usual_sizes(args: argparse.Namespace, known: Mapping[str, object] = {}) -> S
 def tested(args: argparse.Namespace, model: models.ManyNetworks) -> list[Hashable]:
     """The sub-networks that --skip-cfg names, or a budget is for; all, if their statistics are to be kept in a file."""
     everything = model.subnets if args.weights_out else []
-    words = args.skip_cfg or (["all"] if table.Budget.of(args) else None)
-    return list(dict.fromkeys([*everything, *chosen(model, words)]))
+    return list(dict.fromkeys([*everything, *report.asked_for(args, model)]))
 
 
 def tested_sizes(args: argparse.Namespace) -> list[int] | None:

@@ -49,13 +49,11 @@ def take_turns(
     device: torch.device,
     effort: Effort = Effort(),
     repeats: int = 1,
-    agree: Callable[[bool], bool] = bool,
     waiting: bool = False,
 ) -> dict[K, list[float]]:
     """Milliseconds of each call in each round. With `repeats` a call runs so often in one turn; its mean counts.
 
-    Several processes that measure together give an `agree` that tells all of them the same answer. `waiting` counts
-    all the time that someone waits for the answer, also what others take of the machine.
+    `waiting` counts all the time that someone waits for the answer, also what others take of the machine.
     """
     times: dict[K, list[float]] = {key: [] for key in calls}
     clock = _cuda_ms if device.type == "cuda" else partial(_cpu_ms, waiting=waiting)
@@ -64,7 +62,7 @@ def take_turns(
             clock(call, repeats)
     start = time.monotonic()
     for done in range(effort.at_most):
-        if agree(done >= effort.at_least and time.monotonic() - start > effort.seconds):
+        if done >= effort.at_least and time.monotonic() - start > effort.seconds:
             break
         for key, call in calls.items():
             times[key].append(clock(call, repeats))
