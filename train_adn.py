@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 import models
 import presets
+from sampler import TrainBatches
 from utils import processes, setup
 from utils.command import carry_out, read_checkpoint, start
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
@@ -49,7 +50,9 @@ def choose(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     fill_defaults(args, methods.defaults(args), usual_sizes(args))
     data = load_data(args)
-    loaders = run.make_loaders(args, data)
+    place, repeats = (processes.rank(), processes.world_size()), args.ra_reps if args.ra_sampler else 1
+    batches = TrainBatches(len(data.train), args.batch_size, *place, args.seed, repeats)
+    loaders = run.make_loaders(args, data, batches)
     machine = start(args)
     saved = saved_weights(args)
     model = build(args, len(data.classes), args.train_crop_size, saved)

@@ -23,7 +23,7 @@ import models
 import models.detection
 from utils import processes
 from utils.command import carry_out, read_checkpoint, start
-from utils.data.loading import refuse_other_classes
+from utils.data.loading import eval_loader, refuse_other_classes, start_workers
 from utils.detection import coco
 from utils.detection import run as detection
 from utils.errors import UserError
@@ -41,7 +41,9 @@ def train(args: argparse.Namespace) -> int:
     saved = read_checkpoint(Path(args.weights)) if args.weights else {}
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
-    loaders = detection.make_loaders(args, data)
+    place = processes.rank(), processes.world_size()
+    batches = coco.LikeShapes(data.train.aspects(), args.batch_size, *place, args.seed)
+    loaders = run.make_loaders(args, data, batches)
     machine = start(args)
     model = build(args, data.classes, saved)
     method = methods.METHODS[args.method](args, model)
@@ -54,13 +56,14 @@ def test(args: argparse.Namespace) -> int:
     saved = read_checkpoint(Path(args.weights))
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
-    loaders = detection.make_loaders(args, data)
+    loader = eval_loader(data, args, processes.rank(), processes.world_size())
+    start_workers(loader)
     machine = start(args)
     model = build(args, data.classes, saved).to(machine.device)
     subnets = chosen(model, args.skip_cfg)
     if args.calibrate:
         detection.calibrate(args, machine.device, model, data, subnets)
-    detection.test(args, machine.device, machine.autocast, model, loaders.test, subnets)
+    detection.test(args, machine.device, machine.autocast, model, loader, subnets)
     return 0
 
 

@@ -52,6 +52,15 @@ class Corrupt(str):
 Item = tuple[Tensor | list[Tensor], int] | Corrupt
 
 
+def collate(items: Sequence[Item]) -> Batch:
+    readable = [item for item in items if not isinstance(item, Corrupt)]
+    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
+    if not readable:
+        return Batch(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), corrupt)
+    images, targets = default_collate(readable)  # in a worker: straight into shared memory
+    return Batch(images, targets, corrupt)
+
+
 @dataclass(eq=False)
 class Images(Dataset):
     """Images by key (epoch, index, repeat): everything random about one follows from its key and the run's seed.
@@ -69,6 +78,7 @@ class Images(Dataset):
     seed: int = 0
     substitute: bool = False  # for a corrupt image, the next readable one
     side: float = 224.0  # of what the transform gives: of a square that has as many pixels as all views together
+    collate = staticmethod(collate)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -188,15 +198,6 @@ def first_few(names: Sequence[str], most: int) -> str:
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    readable = [item for item in items if not isinstance(item, Corrupt)]
-    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
-    if not readable:
-        return Batch(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), corrupt)
-    images, targets = default_collate(readable)  # in a worker: straight into shared memory
-    return Batch(images, targets, corrupt)
-
-
 def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
     return make_loader(data.train, args, batches, args.workers)
 
@@ -221,13 +222,7 @@ class _OnceWanted(Sampler):
         return iter(self.batches if self.wanted else ())
 
 
-def make_loader(
-    dataset: Images,
-    args: Namespace,
-    batches: Sampler | Sequence[list],
-    workers: int,
-    collate: Callable[[Sequence[Item]], Batch] = collate,
-) -> DataLoader:
+def make_loader(dataset: Images, args: Namespace, batches: Sampler | Sequence[list], workers: int) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
     kw, workers = {}, min(workers, len(batches))
     if workers > 0:
@@ -239,7 +234,7 @@ def make_loader(
         dataset,
         batch_sampler=_OnceWanted(batches),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
     )

@@ -31,6 +31,13 @@ ASPECTS = 2 ** np.linspace(-1, 1, 7)  # images between two of them are batched t
 read_image = partial(read_file, presets.decode_tensor)
 
 
+def collate(items: Sequence[tuple[Tensor, Target] | Corrupt]) -> Batch:
+    """Images keep their sizes, so a batch is lists."""
+    readable = [item for item in items if not isinstance(item, Corrupt)]
+    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
+    return Batch([image for image, _ in readable], [target for _, target in readable], corrupt)
+
+
 @dataclass(eq=False)
 class Scenes(Dataset):
     """Images with their objects, by key (epoch, index, repeat); to train on, those with objects, crowds left out.
@@ -52,6 +59,7 @@ class Scenes(Dataset):
     with_masks: bool = False
     hflip_prob: float = 0.0
     seed: int = 0
+    collate = staticmethod(collate)
 
     def __post_init__(self) -> None:
         self.shown = np.arange(len(self.files))
@@ -110,13 +118,6 @@ def mirrored(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     boxes = torch.stack([image.shape[-1] - right, top, image.shape[-1] - left, bottom], 1)
     flipped = {name: target[name].flip(-1) for name in ("masks",) if name in target}
     return image.flip(-1), {**target, "boxes": boxes, **flipped}
-
-
-def collate(items: Sequence[tuple[Tensor, Target] | Corrupt]) -> Batch:
-    """Images keep their sizes, so a batch is lists."""
-    readable = [item for item in items if not isinstance(item, Corrupt)]
-    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
-    return Batch([image for image, _ in readable], [target for _, target in readable], corrupt)
 
 
 class LikeShapes(TrainBatches):

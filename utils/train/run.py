@@ -37,12 +37,9 @@ class Loaders(NamedTuple):
     test: DataLoader
 
 
-def make_loaders(args: argparse.Namespace, data: Data) -> Loaders:
+def make_loaders(args: argparse.Namespace, data: Data, batches: TrainBatches) -> Loaders:
     """Call it before the process group and the GPU are there: the workers are forked now."""
-    place = {"rank": processes.rank(), "world_size": processes.world_size()}
-    repeats = args.ra_reps if args.ra_sampler else 1
-    batches = TrainBatches(len(data.train), args.batch_size, seed=args.seed, repeats=repeats, **place)
-    test = eval_loader(data, args, **place)
+    test = eval_loader(data, args, processes.rank(), processes.world_size())
     loaders = Loaders(batches, train_loader(data, args, batches), test)
     start_workers(loaders.train)
     start_workers(loaders.test)
