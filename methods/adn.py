@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.flags.evaluation import chosen
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE, Needs
 from utils.rng import derive
 from utils.train.passes import LABELS, Outputs, Pass
 
@@ -32,7 +32,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--teacher-for-all", action="store_true", help="the base-net learns from it too, not from the super-net")
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     adn = args.method == "adn"
     distils = adn and not args.no_distillation
     itself = "self-distillation (--method adn and no --no-distillation)"

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from utils.errors import UserError
-from utils.flags.parsing import FRACTION
+from utils.flags.parsing import FRACTION, Needs
 from utils.rng import derive
 from utils.train.passes import LABELS, Outputs, Pass
 
@@ -18,7 +18,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--ema-teacher", action="store_true", help=teacher)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     drawn = args.method == "drawn"
     return (
         ("draw", drawn, "--method drawn"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from methods.slimmable import soft_cross_entropy
 from utils.errors import UserError
-from utils.flags.parsing import NONNEGATIVE
+from utils.flags.parsing import NONNEGATIVE, Needs
 from utils.rng import derive
 from utils.train.passes import LABELS, Outputs, Pass
 
@@ -33,7 +33,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--gate-cost", type=NONNEGATIVE, default=0.5, metavar="W", help=squared)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     return (
         ("bootstrap", args.method == "dsnet", "--method dsnet"),
         ("gate_loss gate_cost", args.method == "dsnet-gate", "--method dsnet-gate"),

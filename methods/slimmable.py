@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction, Namespace, _ArgumentGroup
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from utils.flags.parsing import bounded
+from utils.flags.parsing import Needs, bounded
 from utils.rng import derive
 from utils.train.passes import LABELS, Outputs, Pass
 
@@ -24,7 +24,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--in-place-distillation", action=BooleanOptionalAction, help=inplace)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     either = args.method in ("slimmable", "sandwich")
     return (
         ("sandwich", args.method == "sandwich", "--method sandwich"),

@@ -42,7 +42,7 @@ def test(
 
     `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
     """
-    others = _to_compare(args, published)
+    others = _to_compare(args.compare, published)
     budget, on_device, subnets = Budget.of(args), machine.place(model, args.channels_last), asked_for(args, model)
     if args.torch_compile:
         model.compile()
@@ -84,13 +84,13 @@ def _facts(args: argparse.Namespace, machine: Machine, on_device: OnDevice, abou
     return facts | {"compiled": args.torch_compile}
 
 
-def _to_compare(args: argparse.Namespace, published: Published) -> dict[str, picture.Points]:
+def _to_compare(tables: Sequence[str] | None, published: Published) -> dict[str, picture.Points]:
     """What the picture shows beside, by name: published points, and those of --compare's tables."""
     found = {}
     for release, points in published.items():
         theirs = [{"gmacs": point["gmacs"], "top1": point["acc@1"]} for point in points.values()]
         found[f"{release} (published)"] = theirs
-    for path in map(Path, args.compare or ()):
+    for path in map(Path, tables or ()):
         found[path.absolute().parent.name] = [vars(row) for row in table.read(path, "--compare")[0]]
     return found
 

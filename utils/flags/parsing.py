@@ -15,6 +15,7 @@ OF_ONE_CALL += ("download_dir", "world_size", "dist_url")
 
 # Arguments and every flag's default → what cannot be, in one line
 Check = Callable[[argparse.Namespace, dict[str, object]], str | None]
+Needs = tuple[tuple[str, bool, str], ...]  # flags, whether they have an effect, what they need for it in words
 
 
 class Formatter(argparse.HelpFormatter):

@@ -168,18 +168,16 @@ def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: 
 
 def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     """Test, note the outcome, save. All are tested after every --test-all-every epochs and the last one."""
-    args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
+    args, state, progress, done = run.args, run.state, run.state.progress, run.state.progress.epoch + 1
     processes.broadcast(tested_network(state).buffers())
-    every = args.test_all_every
-    results, figures = test_networks(
-        run, loader, bool(every) and (epoch + 1) % every * (args.epochs - epoch - 1) == 0, "Test"
-    )
+    everything = bool(args.test_all_every) and (done % args.test_all_every == 0 or done == args.epochs)
+    results, figures = test_networks(run, loader, everything, "Test")
     run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)
     state.scheduler.step()
     main = next(iter(next(iter(results.values())).figures.values()))
     best = main > progress.best
     progress.best = max(progress.best, main)
-    progress.next_epoch()
+    progress.epoch, progress.step, progress.samples, progress.meters = done, 0, 0, []
     engine.save(run)
     processes.on_main(lambda: folder.keep_epoch(run.folder, state.content(), args.keep, best))
     return results
