@@ -67,7 +67,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--from-run {path}: not a run.json that a training wrote")
         known = {action.dest: action for action in self._actions}
         for name, value in settings.items():
-            if name not in known or not _could_be_given(known[name], value):
+            without_flag = (name, value) in self._defaults.items()  # what this command leaves as it is
+            if not without_flag and (name not in known or not _could_be_given(known[name], value)):
                 self.error(f"--from-run {path}: it has {name} {value!r}, which this version does not know")
         return settings
 
