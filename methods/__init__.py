@@ -24,6 +24,4 @@ def needs(args: Namespace) -> Needs:
     return tuple(need for method in FILES for need in method.needs(args))
 
 
-def defaults(args: Namespace) -> dict[str, object]:
-    """What stands for flags that were left open and depend on others."""
-    return adn.defaults(args)
+defaults = adn.defaults  # of the flags that were left open and depend on others

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import presets
-from sampler import Key, TrainBatches
+from sampler import Key, TrainBatches, as_key
 from utils.data.loading import Batch, Corrupt, Data, read_file
 from utils.detection import masks
 from utils.detection.average_precision import Truth
@@ -89,7 +89,7 @@ class Scenes(Dataset):
         return Truth(*arrays, self.masks_of(index, rows) if self.with_masks else None)
 
     def __getitem__(self, key: Key | int) -> tuple[Tensor, Target] | Corrupt:
-        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        epoch, index, repeat = as_key(key)
         image = read_image(str(self.folder / os.fsdecode(self.files[self.shown[index]])))
         if isinstance(image, Corrupt):
             return image

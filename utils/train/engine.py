@@ -100,8 +100,8 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
     torch.manual_seed(seed)  # dropout and stochastic depth: a resumed run draws what an uninterrupted one draws
     generator = torch.Generator().manual_seed(seed)
     passes = run.method.passes(progress.epoch, progress.step)
-    # Reduced gradients live in buckets and are zeroed there; others are dropped, which saves a pass over the memory. So
-    # are those that not all passes together reach: by a gradient of 0, decay and momentum would move what did not run.
+    # Several processes reduce gradients in buckets, where they are zeroed. One process drops them, which saves a pass
+    # over the memory. So do all where a parameter is in no pass: decay and momentum move what has a gradient, even 0.
     optimizer.zero_grad(set_to_none=processes.world_size() == 1 or not run.step.reaches_all(passes))
 
     def backward(loss: Tensor) -> None:

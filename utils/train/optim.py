@@ -134,7 +134,7 @@ def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> sch
 
 @contextlib.contextmanager
 def warming_up(optimizer: torch.optim.Optimizer, steps: int, epoch: int, step: int) -> Iterator[None]:
-    """Inside, the learning rate of a step among the first `steps` of a run, which comes to the schedule's linearly."""
+    """Inside, the learning rate of this step: in the first `steps` of a run it rises linearly to the schedule's."""
     share = 1.0 if epoch else min(1.0, (step + 1) / (steps + 1))
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
