@@ -65,8 +65,6 @@ def test(
             rows[place] = replace(rows[place], top1=found.top1, top5=found.top5, **spent)
         rows.sort(key=lambda row: (row.gmacs, row.params_m))
         on_main(lambda: _write(args, machine.device, rows, facts, others))
-        if budget:
-            log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
         kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
 
@@ -114,7 +112,7 @@ def _costs(
 
 
 def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, others: dict) -> None:
-    """The table on the screen and in its files, and the picture."""
+    """The table on the screen and in its files, the picture, and the best within a budget."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version}
@@ -125,3 +123,5 @@ def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], fact
     if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", others):
         written.append(folder / "subnets.png")
     log.info("written: %s", ", ".join(map(str, written)))
+    if budget := Budget.of(args):
+        log.info("%s", table.choice(budget.best(rows), budget, facts))
