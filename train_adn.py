@@ -117,7 +117,7 @@ def predict_images(args: argparse.Namespace) -> int:
 
 
 def saved_weights(args: argparse.Namespace) -> models.Saved | None:
-    """What --weights names or, without training, --resume. Without training only --init-from does without either."""
+    """What --weights names or, to test or predict, --resume. To train, and with --init-from, there may be neither."""
     testing = args.test_only or args.predict
     if testing and args.resume == "auto":
         path = folder.newest_readable(Path(args.output_dir), read_checkpoint)

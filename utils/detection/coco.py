@@ -48,7 +48,7 @@ class Scenes(Dataset):
     folder: Path
     files: np.ndarray
     sizes: np.ndarray  # width, height
-    begins: np.ndarray  # of each image its first object, and the number of all
+    begins: np.ndarray  # the place of each image's first object, and at the end how many objects there are
     labels: np.ndarray
     boxes: np.ndarray  # x, y, width, height
     areas: np.ndarray

@@ -22,7 +22,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to measure: `at_most` rounds, or as many as fit in `seconds`; `at_least`; after `warm_up` rounds."""
+    """After `warm_up` rounds, as many as fit in `seconds`, but `at_least` and `at_most` so many."""
 
     warm_up: int = 3
     at_least: int = 5
