@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose(args: argparse.Namespace) -> int:
     """--from-table: the best sub-network within a budget, by figures that are there already."""
-    logging.info("%s", table.choose_from(args))
+    budget = table.Budget.of(args)
+    if not budget:
+        raise UserError("--from-table needs a budget: --budget-gmacs, --budget-latency or --budget-params")
+    rows, facts = table.read(args.from_table)
+    logging.info("%s", table.choice(budget.best(rows), budget, facts))
     return 0
 
 
