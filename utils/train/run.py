@@ -118,14 +118,15 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     """Train to the end, or until a signal asks to stop. Returns the command's exit code."""
     args, state, progress, size = run.args, run.state, run.state.progress, processes.world_size()
     processes.on_main(lambda: folder.write_about(run.folder, state.run, args, run.machine.device))
-    run.log.start(state.run, progress.epoch, progress.step)
+    steps = -(-len(loaders.batches) // args.grad_accum)
+    run.log.start(state.run, progress.epoch, progress.step, steps)
     parameters = sum(p.numel() for p in state.model.parameters()) / 1e6
     names = ", ".join(map(" ".join, zip(run.method.tested, state.trained, strict=True)))
     log.info(
         f"Training {args.model} ({parameters:.2f} M parameters, {len(state.model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {size} process(es) on "
         f"{run.machine.device}, {run.machine.precision}, batch {args.batch_size} x {args.grad_accum * size}, "
-        f"{-(-len(loaders.batches) // args.grad_accum)} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
+        f"{steps} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
     )
     results: dict[str, Result] = {}
     if progress.epoch < args.epochs:  # perhaps a run that had been at its end
