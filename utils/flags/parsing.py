@@ -79,12 +79,14 @@ def _could_be_given(action: argparse.Action, value: object) -> bool:
         return True
     if action.nargs == 0:
         return isinstance(value, bool)
+    if isinstance(value, list) != (action.nargs is not None):
+        return False
     words = list(map(str, value)) if isinstance(value, list) else [str(value)]
     try:
         read = [action.type(word) if action.type else word for word in words]
     except (argparse.ArgumentTypeError, ValueError):
         return False
-    return isinstance(value, list) == (action.nargs == "+") and not set(read) - set(action.choices or read)
+    return action.nargs in (None, "+", len(words)) and not set(read) - set(action.choices or read)
 
 
 def closest(word: str, known: Sequence[str]) -> str:
