@@ -54,7 +54,8 @@ def choose(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     fill_defaults(args, methods.defaults(args), usual_sizes(args))
     data = load_data(args)
-    place, repeats = (processes.rank(), processes.world_size()), args.ra_reps if args.ra_sampler else 1
+    place = processes.rank(), processes.world_size()
+    repeats = args.ra_reps if args.ra_sampler else 1
     batches = TrainBatches(len(data.train), args.batch_size, *place, args.seed, repeats)
     loaders = run.make_loaders(args, data, batches)
     machine = start(args)

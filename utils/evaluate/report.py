@@ -43,7 +43,8 @@ def test(
     `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
     """
     others = _to_compare(args.compare, published)
-    budget, on_device, subnets = Budget.of(args), machine.place(model, args.channels_last), asked_for(args, model)
+    budget, subnets = Budget.of(args), asked_for(args, model)
+    on_device = machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
     facts = _facts(args, machine, on_device, {**about, "data": data.name})
