@@ -52,7 +52,7 @@ def choose(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    fill_defaults(args, methods.defaults(args), usual_sizes(args))
+    fill(args, methods.defaults(args))
     data = load_data(args)
     place = processes.rank(), processes.world_size()
     repeats = args.ra_reps if args.ra_sampler else 1
@@ -78,8 +78,7 @@ def train(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     """--test-only: one sub-network, several, or the best within a budget."""
     saved = saved_weights(args)
-    known = saved.settings if saved else {}
-    fill_defaults(args, known, usual_sizes(args, known))
+    fill(args, saved.settings if saved else {})
     data = load_data(args, tested_sizes(args))
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
@@ -105,7 +104,7 @@ def predict_images(args: argparse.Namespace) -> int:
     saved = saved_weights(args)
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
-    fill_defaults(args, saved.settings, usual_sizes(args, saved.settings))
+    fill(args, saved.settings)
     transform = presets.test_transform(args, tested_sizes(args) or [args.val_crop_size])
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     data = predict.images_at(Path(args.predict), classes, transform)
@@ -170,9 +169,10 @@ def teacher(args: argparse.Namespace, classes: list[str]) -> models.teacher.Teac
     return found
 
 
-def usual_sizes(args: argparse.Namespace, known: Mapping[str, object] = {}) -> Sequence[int] | None:
-    """Of a network of several resolutions, on which it is usually trained."""
-    return getattr(models.MODELS.get(args.model or known.get("model")), "sizes", None)
+def fill(args: argparse.Namespace, known: Mapping[str, object]) -> None:
+    """Set what the user left open; a network of several resolutions says on which sizes it is usually trained."""
+    usual_sizes = getattr(models.MODELS.get(args.model or known.get("model")), "sizes", None)
+    fill_defaults(args, known, usual_sizes)
 
 
 def tested(args: argparse.Namespace, model: models.ManyNetworks) -> list[Hashable]:
