@@ -52,15 +52,6 @@ class Corrupt(str):
 Item = tuple[Tensor | list[Tensor], int] | Corrupt
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    readable = [item for item in items if not isinstance(item, Corrupt)]
-    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
-    if not readable:
-        return Batch(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), corrupt)
-    images, targets = default_collate(readable)  # in a worker: straight into shared memory
-    return Batch(images, targets, corrupt)
-
-
 @dataclass(eq=False)
 class Images(Dataset):
     """Images by key (epoch, index, repeat): everything random about one follows from its key and the run's seed.
@@ -78,7 +69,6 @@ class Images(Dataset):
     seed: int = 0
     substitute: bool = False  # for a corrupt image, the next readable one
     side: float = 224.0  # of a square with as many pixels as the transform gives, all views together
-    collate = staticmethod(collate)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -202,6 +192,15 @@ def first_few(names: Sequence[str], most: int) -> str:
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
+def collate(items: Sequence[Item]) -> Batch:
+    readable = [item for item in items if not isinstance(item, Corrupt)]
+    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
+    if not readable:
+        return Batch(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), corrupt)
+    images, targets = default_collate(readable)  # in a worker: straight into shared memory
+    return Batch(images, targets, corrupt)
+
+
 def train_loader(data: Data, args: Namespace, batches: Sampler) -> DataLoader:
     return make_loader(data.train, args, batches, args.workers)
 
@@ -238,7 +237,7 @@ def make_loader(dataset: Images, args: Namespace, batches: Sampler | Sequence[li
         dataset,
         batch_sampler=_OnceWanted(batches),
         num_workers=workers,
-        collate_fn=dataset.collate,
+        collate_fn=getattr(dataset, "collate", collate),  # data of another kind have their own
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
     )
