@@ -64,7 +64,7 @@ def train(args: argparse.Namespace) -> int:
     if saved:
         logging.info("Starting from %s: %s", saved.source, saved.about)
     setup.refuse_another_size(model, args.val_crop_size)
-    setup.refuse_single_values(model, loaders.batches.batch_size, min(args.sizes or [args.train_crop_size]))
+    setup.refuse_single_values(model, batches.batch_size, min(args.sizes or [args.train_crop_size]))
     method = methods.METHODS[args.method](args, model)
     setup.refuse_other_views(model, method.tested.values(), args.sizes or [args.val_crop_size])
     training = run.make_run(args, machine, data.classes, model, method)
