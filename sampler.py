@@ -14,6 +14,11 @@ from utils.rng import derive
 Key = tuple[int, int, int]
 
 
+def as_key(key: Key | int) -> Key:
+    """An evaluation's samples are indices alone: nothing about them is random."""
+    return key if isinstance(key, tuple) else (0, key, 0)
+
+
 class TrainBatches(Sampler[list[Key]]):
     """Shuffled training data in batches of one exact size, equally many for every process; no image is left out.
 

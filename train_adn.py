@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,48 +23,48 @@ from torch.utils.data import DataLoader
 
 import models
 import presets
+from sampler import TrainBatches
 from utils import processes, setup
+from utils.command import carry_out, read_checkpoint, start
 from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
 from utils.evaluate import calibration, predict, report, table
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
-from utils.train import folder, log, run
+from utils.train import folder, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     args = parser(methods).parse_args(argv)
-    try:
-        if args.from_table:
-            print(table.choose_from(args))
-            return 0
-        processes.connect(args.dist_url, args.world_size)
-        log.setup()
-        code = (test if args.test_only else predict_images if args.predict else train)(args)
-    except (UserError, models.WeightsError) as error:
-        if not processes.already_reported(str(error)):
-            print(f"train_adn.py: error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError:
-        if not processes.another_failed():
-            raise
-        return 2
-    processes.leave()
-    return code
+    work = choose if args.from_table else test if args.test_only else predict_images if args.predict else train
+    return carry_out("train_adn.py", work, args)
+
+
+def choose(args: argparse.Namespace) -> int:
+    """--from-table: the best sub-network within a budget, by figures that are there already."""
+    budget = table.Budget.of(args)
+    if not budget:
+        raise UserError("--from-table needs a budget: --budget-gmacs, --budget-latency or --budget-params")
+    rows, facts = table.read(args.from_table)
+    logging.info("%s", table.choice(budget.best(rows), budget, facts))
+    return 0
 
 
 def train(args: argparse.Namespace) -> int:
-    fill_defaults(args, methods.defaults(args), usual_sizes(args))
+    fill(args, methods.defaults(args))
     data = load_data(args)
-    loaders = run.make_loaders(args, data)
+    place = processes.rank(), processes.world_size()
+    repeats = args.ra_reps if args.ra_sampler else 1
+    batches = TrainBatches(len(data.train), args.batch_size, *place, args.seed, repeats)
+    loaders = run.make_loaders(args, data, batches)
     machine = start(args)
     saved = saved_weights(args)
     model = build(args, len(data.classes), args.train_crop_size, saved)
     if saved:
         logging.info("Starting from %s: %s", saved.source, saved.about)
     setup.refuse_another_size(model, args.val_crop_size)
-    setup.refuse_single_values(model, loaders.batches.batch_size, min(args.sizes or [args.train_crop_size]))
+    setup.refuse_single_values(model, batches.batch_size, min(args.sizes or [args.train_crop_size]))
     method = methods.METHODS[args.method](args, model)
     setup.refuse_other_views(model, method.tested.values(), args.sizes or [args.val_crop_size])
     training = run.make_run(args, machine, data.classes, model, method)
@@ -79,8 +78,7 @@ def train(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     """--test-only: one sub-network, several, or the best within a budget."""
     saved = saved_weights(args)
-    known = saved.settings if saved else {}
-    fill_defaults(args, known, usual_sizes(args, known))
+    fill(args, saved.settings if saved else {})
     data = load_data(args, tested_sizes(args))
     if saved:
         refuse_other_classes(saved.source, saved.classes, data.classes, "give the --data-path of its training")
@@ -106,7 +104,7 @@ def predict_images(args: argparse.Namespace) -> int:
     saved = saved_weights(args)
     if saved is None:
         raise UserError("--predict needs trained weights: give --weights, not --init-from")
-    fill_defaults(args, saved.settings, usual_sizes(args, saved.settings))
+    fill(args, saved.settings)
     transform = presets.test_transform(args, tested_sizes(args) or [args.val_crop_size])
     classes = saved.classes or models.zoo.class_names(models.num_classes(saved.state))
     data = predict.images_at(Path(args.predict), classes, transform)
@@ -123,7 +121,7 @@ def predict_images(args: argparse.Namespace) -> int:
 
 
 def saved_weights(args: argparse.Namespace) -> models.Saved | None:
-    """What --weights names or, without training, --resume. Without training only --init-from does without either."""
+    """What --weights names or, to test or predict, --resume. To train, and with --init-from, there may be neither."""
     testing = args.test_only or args.predict
     if testing and args.resume == "auto":
         path = folder.newest_readable(Path(args.output_dir), read_checkpoint)
@@ -141,19 +139,6 @@ def saved_weights(args: argparse.Namespace) -> models.Saved | None:
     if len(saved.trained) == 1:
         saved.settings["skip_cfg"] = saved.trained
     return saved
-
-
-def read_checkpoint(path: Path) -> dict:
-    try:
-        return models.read_checkpoint(path)
-    except models.WeightsError as error:
-        raise UserError(str(error)) from None
-
-
-def start(args: argparse.Namespace) -> setup.Machine:
-    """Join the other processes, if any, and say what this one computes with."""
-    device = processes.join(setup.choose_device(args.device))
-    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None, args.normalize)
 
 
 def use_statistics(
@@ -184,16 +169,16 @@ def teacher(args: argparse.Namespace, classes: list[str]) -> models.teacher.Teac
     return found
 
 
-def usual_sizes(args: argparse.Namespace, known: Mapping[str, object] = {}) -> Sequence[int] | None:
-    """Of a network of several resolutions, on which it is usually trained."""
-    return getattr(models.MODELS.get(args.model or known.get("model")), "sizes", None)
+def fill(args: argparse.Namespace, known: Mapping[str, object]) -> None:
+    """Set what the user left open; a network of several resolutions says on which sizes it is usually trained."""
+    usual_sizes = getattr(models.MODELS.get(args.model or known.get("model")), "sizes", None)
+    fill_defaults(args, known, usual_sizes)
 
 
 def tested(args: argparse.Namespace, model: models.ManyNetworks) -> list[Hashable]:
     """The sub-networks that --skip-cfg names, or a budget is for; all, if their statistics are to be kept in a file."""
     everything = model.subnets if args.weights_out else []
-    words = args.skip_cfg or (["all"] if table.Budget.of(args) else None)
-    return list(dict.fromkeys([*everything, *chosen(model, words)]))
+    return list(dict.fromkeys([*everything, *report.asked_for(args, model)]))
 
 
 def tested_sizes(args: argparse.Namespace) -> list[int] | None:

@@ -15,46 +15,35 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import models
 import models.detection
-from utils import processes, setup
-from utils.data.loading import refuse_other_classes
+from utils import processes
+from utils.command import carry_out, read_checkpoint, start
+from utils.data.loading import eval_loader, refuse_other_classes, start_workers
 from utils.detection import coco
 from utils.detection import run as detection
 from utils.errors import UserError
 from utils.flags.evaluation import chosen
-from utils.train import log, run
+from utils.train import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
     args = parser(methods).parse_args(argv)
-    try:
-        processes.connect(args.dist_url, args.world_size)
-        log.setup()
-        code = (test if args.test_only else train)(args)
-    except (UserError, models.WeightsError) as error:
-        if not processes.already_reported(str(error)):
-            print(f"train_detection.py: error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError:
-        if not processes.another_failed():
-            raise
-        return 2
-    processes.leave()
-    return code
+    return carry_out("train_detection.py", test if args.test_only else train, args)
 
 
 def train(args: argparse.Namespace) -> int:
     saved = read_checkpoint(Path(args.weights)) if args.weights else {}
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
-    loaders = detection.make_loaders(args, data)
+    place = processes.rank(), processes.world_size()
+    batches = coco.LikeShapes(data.train.aspects(), args.batch_size, *place, args.seed)
+    loaders = run.make_loaders(args, data, batches)
     machine = start(args)
     model = build(args, data.classes, saved)
     method = methods.METHODS[args.method](args, model)
@@ -67,19 +56,15 @@ def test(args: argparse.Namespace) -> int:
     saved = read_checkpoint(Path(args.weights))
     fill_defaults(args, settings(saved, args.weights))
     data = coco.load_data(args)
-    loaders = detection.make_loaders(args, data)
+    loader = eval_loader(data, args, processes.rank(), processes.world_size())
+    start_workers(loader)
     machine = start(args)
     model = build(args, data.classes, saved).to(machine.device)
     subnets = chosen(model, args.skip_cfg)
     if args.calibrate:
         detection.calibrate(args, machine.device, model, data, subnets)
-    detection.test(args, machine.device, machine.autocast, model, loaders.test, subnets)
+    detection.test(args, machine.device, machine.autocast, model, loader, subnets)
     return 0
-
-
-def start(args: argparse.Namespace) -> setup.Machine:
-    device = processes.join(setup.choose_device(args.device))
-    return setup.set_up(device, args.seed, args.deterministic, args.amp_dtype if args.amp else None)
 
 
 def settings(saved: dict[str, Any], source: str | None) -> dict[str, Any]:
@@ -120,13 +105,6 @@ def build(args: argparse.Namespace, classes: list[str], saved: dict[str, Any]) -
         state = models.model_state(saved, ema=args.model_ema, source=args.weights)
         models.load_state(model, state, source=args.weights)
     return model
-
-
-def read_checkpoint(path: Path) -> dict:
-    try:
-        return models.read_checkpoint(path)
-    except models.WeightsError as error:
-        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Each is a list of passes (`utils/train/passes.py`), in a file of its own with th
 from argparse import Namespace, _ArgumentGroup
 
 from methods import adn, drawn, dsnet, san, slimmable
+from utils.flags.parsing import Needs
 
 METHODS = {"adn": adn.AdaptiveDepth, "individual": adn.Individual, "drawn": drawn.Drawn}
 METHODS |= {"slimmable": slimmable.Slimmable, "sandwich": slimmable.Sandwich}
@@ -18,11 +19,9 @@ def add_flags(group: _ArgumentGroup) -> None:
         method.add_flags(group)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
-    """Which of the flags have an effect, and when: (flags, whether they do, what they need in words)."""
+def needs(args: Namespace) -> Needs:
+    """What the flags need to have an effect."""
     return tuple(need for method in FILES for need in method.needs(args))
 
 
-def defaults(args: Namespace) -> dict[str, object]:
-    """What stands for flags that were left open and depend on others."""
-    return adn.defaults(args)
+defaults = adn.defaults  # of the flags that were left open and depend on others

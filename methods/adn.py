@@ -7,8 +7,9 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.flags.evaluation import chosen
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE
-from utils.train.passes import LABELS, Pass
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE, Needs
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 
 def add_flags(group: _ArgumentGroup) -> None:
@@ -31,7 +32,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--teacher-for-all", action="store_true", help="the base-net learns from it too, not from the super-net")
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     adn = args.method == "adn"
     distils = adn and not args.no_distillation
     itself = "self-distillation (--method adn and no --no-distillation)"
@@ -75,9 +76,7 @@ class AdaptiveDepth:
             of_super = (self.taught, alpha * share), (LABELS, alpha * (1 - share))
         self.both = [Pass("super", largest, of_super), Pass("base", smallest, self.targets)]
 
-    def taught(self, images: Any, labels: Any) -> Any:
-        from utils.train.losses import Outputs
-
+    def taught(self, images: Any, labels: Any) -> Outputs:
         return Outputs(self.outside(images))
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
@@ -86,8 +85,6 @@ class AdaptiveDepth:
 
     def drawn(self, epoch: int, step: int) -> Iterator[Hashable]:
         """The sub-networks between super-net and base-net in an order of chance, again and again."""
-        from utils.rng import derive
-
         seed = derive(self.seed, epoch, step)
         order = sorted(range(len(self.others)), key=lambda number: derive(seed, number))
         return itertools.cycle([self.others[number] for number in order])

@@ -10,7 +10,7 @@ from argparse import Namespace, _ArgumentGroup
 from typing import Any
 
 from methods.adn import Individual
-from utils.flags.parsing import FRACTION, POSITIVE
+from utils.flags.parsing import FRACTION, POSITIVE, Needs
 from utils.train.passes import LABELS, Pass
 
 
@@ -25,7 +25,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--base-labels", type=FRACTION, default=0.5, metavar="P", help=labels)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     return (("subpath_alpha subpath_temp base_labels", args.method == "adn", "--method adn"),)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Hashable
 from typing import Any
 
 from utils.errors import UserError
-from utils.flags.parsing import FRACTION
-from utils.train.passes import LABELS, Pass
+from utils.flags.parsing import FRACTION, Needs
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 
 def add_flags(group: _ArgumentGroup) -> None:
@@ -17,7 +18,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--ema-teacher", action="store_true", help=teacher)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     drawn = args.method == "drawn"
     return (
         ("draw", drawn, "--method drawn"),
@@ -42,14 +43,10 @@ class Drawn:
         alpha = args.subpath_alpha
         self.targets = ((LABELS, alpha), (self.teacher, 1 - alpha)) if args.ema_teacher else ((LABELS, 1.0),)
 
-    def teacher(self, images: Any, labels: Any) -> Any:
-        from utils.train.losses import Outputs
-
+    def teacher(self, images: Any, labels: Any) -> Outputs:
         return Outputs(self.average(images))
 
     def drawn(self, epoch: int, step: int) -> Hashable:
-        from utils.rng import derive
-
         place = derive(self.seed, epoch, step) / 2**32
         for share, subnet in zip(self.shares, (self.largest, self.smallest), strict=True):
             if place < share:

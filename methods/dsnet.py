@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from methods.slimmable import soft_cross_entropy
 from utils.errors import UserError
-from utils.flags.parsing import NONNEGATIVE
-from utils.train.passes import LABELS, Pass
+from utils.flags.parsing import NONNEGATIVE, Needs
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 DRAWN = 2  # sub-networks a step
 
@@ -31,7 +33,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--gate-cost", type=NONNEGATIVE, default=0.5, metavar="W", help=squared)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     return (
         ("bootstrap", args.method == "dsnet", "--method dsnet"),
         ("gate_loss gate_cost", args.method == "dsnet-gate", "--method dsnet-gate"),
@@ -41,6 +43,7 @@ def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
 class Slimmable:
     """The largest network learns from the labels; two drawn ones and the smallest from the average's largest."""
 
+    distance = staticmethod(soft_cross_entropy)
     roles = ("largest", *(f"drawn{number}" for number in range(1, DRAWN + 1)), "smallest")
 
     def __init__(self, args: Namespace, model: Any) -> None:
@@ -52,7 +55,7 @@ class Slimmable:
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
         taught = LABELS if self.bootstrap == "off" else self.teacher
-        drawn = [self.others[self.chance(epoch, step, number) % len(self.others)] for number in range(DRAWN)]
+        drawn = [self.others[derive(self.seed, epoch, step, number) % len(self.others)] for number in range(DRAWN)]
         subnets, targets = [self.largest, *drawn, self.smallest], [LABELS, *[taught] * (DRAWN + 1)]
         passes = [Pass(*each, ((target, 1.0),)) for *each, target in zip(self.roles, subnets, targets, strict=True)]
         if self.bootstrap == "ensemble":
@@ -61,25 +64,12 @@ class Slimmable:
 
     def several(self, epoch: int, step: int) -> tuple[tuple[Callable, float], ...]:
         """The average's largest and drawn others, which are not those that learn: the mean of their probabilities."""
-        own = [self.chance(epoch, step, DRAWN + number) % len(self.others) for number in range(DRAWN)]
+        own = [derive(self.seed, epoch, step, DRAWN + number) % len(self.others) for number in range(DRAWN)]
         teachers = [self.teacher, *(partial(self.teacher, subnet=self.others[number]) for number in own)]
         return tuple((teacher, 1 / len(teachers)) for teacher in teachers)
 
-    def chance(self, *numbers: int) -> int:
-        from utils.rng import derive
-
-        return derive(self.seed, *numbers)
-
-    def teacher(self, images: Any, labels: Any, subnet: Any = None) -> Any:
-        from utils.train.losses import Outputs
-
+    def teacher(self, images: Any, labels: Any, subnet: Any = None) -> Outputs:
         return Outputs(self.average(images, self.largest if subnet is None else subnet))
-
-    def distance(self, student: Any, teacher: Any) -> Any:
-        """Cross entropy: its gradient is that of the divergence, and it is linear in the teacher's probabilities."""
-        import torch.nn.functional as F
-
-        return F.cross_entropy(student.logits, teacher.logits.softmax(dim=1))
 
 
 class Gate:
@@ -104,10 +94,9 @@ class Gate:
     def passes(self, epoch: int, step: int) -> list[Pass]:
         return self.one
 
-    def right(self, images: Any, labels: Any) -> Any:
+    def right(self, images: Any, labels: Any) -> Outputs:
         """Whether the smallest network is, about each image."""
-        from utils.evaluate.accuracy import running
-        from utils.train.losses import Outputs
+        from utils.evaluate.accuracy import running  # here, since it needs torch
 
         with running(self.model, contextlib.nullcontext):
             found = self.model(images, self.smallest).argmax(dim=1)
@@ -129,7 +118,7 @@ class GateLoss:
     def features(self, given: Any) -> Any:
         return given
 
-    def __call__(self, student: Any, teacher: Any) -> Any:
+    def __call__(self, student: Outputs, teacher: Outputs) -> Any:
         import torch.nn.functional as F
 
         logits, drawn, operations, official_count = student.features

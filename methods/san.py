@@ -4,6 +4,7 @@ from argparse import Namespace, _ArgumentGroup
 from typing import Any
 
 from utils.errors import UserError
+from utils.flags.parsing import Needs
 from utils.train.passes import LABELS, Pass
 
 
@@ -12,7 +13,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     group.add_argument("--larger-teach", action="store_true", help=larger)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     return (("larger_teach", args.method == "san", "--method san"),)
 
 

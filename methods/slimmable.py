@@ -8,8 +8,9 @@ from argparse import BooleanOptionalAction, Namespace, _ArgumentGroup
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from utils.flags.parsing import bounded
-from utils.train.passes import LABELS, Pass
+from utils.flags.parsing import Needs, bounded
+from utils.rng import derive
+from utils.train.passes import LABELS, Outputs, Pass
 
 
 def add_flags(group: _ArgumentGroup) -> None:
@@ -23,7 +24,7 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--in-place-distillation", action=BooleanOptionalAction, help=inplace)
 
 
-def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
+def needs(args: Namespace) -> Needs:
     either = args.method in ("slimmable", "sandwich")
     return (
         ("sandwich", args.method == "sandwich", "--method sandwich"),
@@ -31,8 +32,8 @@ def needs(args: Namespace) -> tuple[tuple[str, bool, str], ...]:
     )
 
 
-def soft_cross_entropy(student: Any, teacher: Any) -> Any:
-    """Of the student's outputs and the teacher's probabilities."""
+def soft_cross_entropy(student: Outputs, teacher: Outputs) -> Any:
+    """Its gradient is that of the divergence, and it is linear in the teacher's probabilities."""
     import torch.nn.functional as F  # here, since --help needs no torch
 
     return F.cross_entropy(student.logits.float(), F.softmax(teacher.logits.float(), dim=1))
@@ -66,8 +67,6 @@ class Sandwich:
         self.distils = args.in_place_distillation is not False
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
-        from utils.rng import derive
-
         places = [derive(self.seed, epoch, step, number) / 2**32 for number in range(len(self.drawn))]
         return _passes(self.roles, [*self.both, *map(self.draw, places)], self.distils)
 

@@ -110,6 +110,7 @@ def test_a_run_is_repeated_from_its_run_json(individual, tmp_path):
         '{"args": {"method": "alchemy"}}': "method 'alchemy'",
         '{"args": {"epochs": 0}}': "epochs 0",
         '{"args": {"lr_multi_steps": 3}}': "lr_multi_steps 3",
+        '{"args": {"draw": [0.5]}}': "draw [0.5]",
         '{"args": {"warp": 9}}': "warp 9",
     }.items(),
 )

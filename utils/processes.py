@@ -199,11 +199,6 @@ def gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def union(words: Iterable[str]) -> list[str]:
-    """The words of all processes, each once, in order."""
-    return sorted({word for part in gather_objects(list(words)) for word in part})
-
-
 def restarted() -> bool:
     """Whether torchrun (--max-restarts) or SLURM (requeue) started this run again, on whichever machine."""
     names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -245,15 +240,15 @@ def _name_of_this_start(store: dist.Store) -> str:
                 raise
 
 
-def on_main(function: Callable[[], T]) -> T | None:
-    """Run `function` in the main process. What goes wrong there (UserError) is raised in every process."""
+def on_main(function: Callable[[], T]) -> T:
+    """What `function` gives in the main process, in every process; also what goes wrong there (UserError)."""
     result, problem = None, None
     if is_main():
         try:
             result = function()
         except UserError as error:
             problem = str(error)
-    problem = from_main(problem)
+    result, problem = from_main((result, problem))
     if problem:
         raise UserError(problem)
     return result

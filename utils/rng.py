@@ -1,10 +1,11 @@
-"""Random numbers that follow from what they are for, not from how many were drawn before."""
+"""Random numbers that follow from what they are for, not from how many were drawn before.
+
+Imports torch only where it is needed: `--help` comes from files that draw by `derive`, and has to be quick.
+"""
 
 import contextlib
 import hashlib
 from collections.abc import Iterator
-
-import torch
 
 
 def derive(*numbers: int) -> int:
@@ -16,6 +17,8 @@ def derive(*numbers: int) -> int:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, torch's CPU generator starts from `seed`; afterwards it goes on as if nothing had been drawn."""
+    import torch
+
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

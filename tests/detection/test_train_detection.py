@@ -172,3 +172,10 @@ def test_a_mirrored_scene_has_its_objects_where_they_are(data: Path) -> None:
             rows, columns = (mask.any(axis).nonzero().flatten() for axis in (1, 0))
             assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             assert mask.shape == image.shape[1:]
+
+
+def test_a_run_is_repeated_by_its_settings(whole: Path) -> None:
+    said = json.loads((whole / "run.json").read_text())["args"]
+    again = vars(train_detection.parser(train_detection.methods).parse_args(["--from-run", str(whole / "run.json")]))
+    of_one_call = {"output_dir", "from_run", "workers"}
+    assert {name for name, value in said.items() if again[name] != value} <= of_one_call

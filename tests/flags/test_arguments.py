@@ -1,5 +1,6 @@
 """The command line: its words and its mistakes, without a network and without torch."""
 
+import json
 import re
 import subprocess
 import sys
@@ -117,3 +118,11 @@ def test_help_and_mistakes_need_no_torch():
         assert "--lr" in getattr(done, where)
         assert re.search(r"\| +argparse$", done.stderr, flags=re.MULTILINE)
         assert not re.search(r"\| +(torch|numpy|PIL)$", done.stderr, flags=re.MULTILINE)  # torch takes seconds
+
+
+def test_a_run_json_gives_all_that_flags_can_say(tmp_path):
+    said = "--method drawn --draw 0.5 0.2 --lr-multi-steps 3 4 --lr-scheduler multisteplr --amp --norm-weight-decay 0"
+    given = parser(methods).parse_args(said.split())
+    (tmp_path / "run.json").write_text(json.dumps({"args": vars(given)}))
+    again = parser(methods).parse_args(["--from-run", str(tmp_path / "run.json")])
+    assert {name for name, value in vars(given).items() if vars(again)[name] != value} == {"from_run"}

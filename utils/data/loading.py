@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default
 
 import presets
 from presets import DECODE_ERRORS, Image
-from sampler import Key
+from sampler import Key, as_key
 from utils.data import named
 from utils.data.folders import FileList, list_images
 from utils.errors import UserError
@@ -68,7 +68,7 @@ class Images(Dataset):
     folder: str | os.PathLike | None = None  # of the files; pixels have none
     seed: int = 0
     substitute: bool = False  # for a corrupt image, the next readable one
-    side: float = 224.0  # of what the transform gives: of a square that has as many pixels as all views together
+    side: float = 224.0  # of a square with as many pixels as the transform gives, all views together
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -81,7 +81,7 @@ class Images(Dataset):
         return os.path.join(self.folder or "", self.name(index))
 
     def __getitem__(self, key: Key | int) -> Item:
-        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        epoch, index, repeat = as_key(key)
         image = self.read(self.rows[index] if self.folder is None else self.path(index))
         if isinstance(image, Corrupt):
             return image
@@ -92,7 +92,7 @@ class Images(Dataset):
         """The items of a batch. What could not be read comes before what takes its place."""
         items, tries = [], min(MOST_SUBSTITUTES, len(self)) if self.substitute else 1
         for key in keys:
-            epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+            epoch, index, repeat = as_key(key)
             for step in range(tries):
                 items.append(self[epoch, (index + step) % len(self), repeat])
                 if not isinstance(items[-1], Corrupt):
@@ -122,7 +122,11 @@ def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
     if not args.data_path:
         raise UserError(f"--data-path is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
     root, in_memory = Path(args.data_path), habits_of(args.data_path) is not None
-    found = named.load(args) if in_memory else _scan_folders(root, args)
+    to_train = args.calibrate or not args.test_only
+    if in_memory:
+        found = named.load(args.data_path, Path(args.download_dir), args.download)
+    else:
+        found = _scan_folders(root, to_train, args.val_split, args.cache_dataset)
 
     def images(part: str, decode: str, **kw: Any) -> Images:
         rows, targets = getattr(found, part)[:2]
@@ -139,7 +143,7 @@ def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
         return Images(rows, targets, read, folder=root / folder, **kw)
 
     train = None
-    if args.calibrate or not args.test_only:
+    if to_train:
         sizes = test_sizes if args.test_only and test_sizes else args.sizes  # what is to be calibrated, or trained
         transform = presets.train_transform(args, zoom=not in_memory, sizes=sizes)
         own = {"transform": transform, "seed": args.seed, "substitute": args.on_corrupt == "skip"}
@@ -149,14 +153,14 @@ def load_data(args: Namespace, test_sizes: Sequence[int] | None = None) -> Data:
     return Data(train, val, found.classes, args.data_path if args.data_path in NAMED else root.resolve().name)
 
 
-def _scan_folders(root: Path, args: Namespace) -> named.Parts:
+def _scan_folders(root: Path, to_train: bool, val_split: float | None, cache: bool) -> named.Parts:
     if not root.is_dir():
         raise UserError(f"--data-path {root}: no such folder, and none of the names {', '.join(NAMED)}")
-    if args.val_split:
-        return split(list_images(root / "train", args.cache_dataset), args.val_split)
-    train, val = None, list_images(root / "val", args.cache_dataset)
-    if args.calibrate or not args.test_only:
-        train = list_images(root / "train", args.cache_dataset)
+    if val_split:
+        return split(list_images(root / "train", cache), val_split)
+    train, val = None, list_images(root / "val", cache)
+    if to_train:
+        train = list_images(root / "train", cache)
         if train.classes != val.classes:
             only = {"train": set(train.classes) - set(val.classes), "val": set(val.classes) - set(train.classes)}
             where = "; ".join(f"only in {part}: {first_few(sorted(names), 5)}" for part, names in only.items() if names)
@@ -221,13 +225,7 @@ class _OnceWanted(Sampler):
         return iter(self.batches if self.wanted else ())
 
 
-def make_loader(
-    dataset: Images,
-    args: Namespace,
-    batches: Sampler | Sequence[list],
-    workers: int,
-    collate: Callable[[Sequence[Item]], Batch] = collate,
-) -> DataLoader:
+def make_loader(dataset: Images, args: Namespace, batches: Sampler | Sequence[list], workers: int) -> DataLoader:
     """Batches in pageable memory: torch's pinning thread would take the GPU before the process has chosen its own."""
     kw, workers = {}, min(workers, len(batches))
     if workers > 0:
@@ -239,7 +237,7 @@ def make_loader(
         dataset,
         batch_sampler=_OnceWanted(batches),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=getattr(dataset, "collate", collate),  # data of another kind have their own
         generator=torch.Generator(),  # else each start of an epoch would draw from the run's own generator
         **kw,
     )

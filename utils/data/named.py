@@ -3,7 +3,6 @@
 import gzip
 import os
 import zlib
-from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,16 +30,16 @@ class Parts(NamedTuple):
     classes: list[str]
 
 
-def load(args: Namespace) -> Parts:
-    name, folder = args.data_path, Path(args.download_dir)
+def load(name: str, folder: Path, download: bool) -> Parts:
+    """What is called `name`: it is here, in `folder`, or fetched into that; else a folder of files like MNIST's."""
     if name == "digits":
         return digits()
     if name == "fashion-mnist":
-        return fashion_mnist(folder, args.download)
+        return fashion_mnist(folder, download)
     if name not in NAMED:
         return idx_folder(Path(name))
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    if args.download:
+    if download:
         _fetch(kind, folder)
     try:
         parts = [kind(folder, train=train) for train in (True, False)]  # checks the sums of the files

@@ -34,9 +34,9 @@ class Found(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Of one image and class; the first two of areas x thresholds x detections."""
+    """The detections of one image and class."""
 
-    right: np.ndarray
+    right: np.ndarray  # areas x thresholds x detections; so is the next
     ignored: np.ndarray
     scores: np.ndarray
     objects: np.ndarray  # how many count, by area

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import presets
-from sampler import Key, TrainBatches
+from sampler import Key, TrainBatches, as_key
 from utils.data.loading import Batch, Corrupt, Data, read_file
 from utils.detection import masks
 from utils.detection.average_precision import Truth
@@ -31,6 +31,13 @@ ASPECTS = 2 ** np.linspace(-1, 1, 7)  # images between two of them are batched t
 read_image = partial(read_file, presets.decode_tensor)
 
 
+def collate(items: Sequence[tuple[Tensor, Target] | Corrupt]) -> Batch:
+    """Images keep their sizes, so a batch is lists."""
+    readable = [item for item in items if not isinstance(item, Corrupt)]
+    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
+    return Batch([image for image, _ in readable], [target for _, target in readable], corrupt)
+
+
 @dataclass(eq=False)
 class Scenes(Dataset):
     """Images with their objects, by key (epoch, index, repeat); to train on, those with objects, crowds left out.
@@ -41,7 +48,7 @@ class Scenes(Dataset):
     folder: Path
     files: np.ndarray
     sizes: np.ndarray  # width, height
-    begins: np.ndarray  # of each image its first object, and the number of all
+    begins: np.ndarray  # the place of each image's first object, and at the end how many objects there are
     labels: np.ndarray
     boxes: np.ndarray  # x, y, width, height
     areas: np.ndarray
@@ -52,6 +59,7 @@ class Scenes(Dataset):
     with_masks: bool = False
     hflip_prob: float = 0.0
     seed: int = 0
+    collate = staticmethod(collate)
 
     def __post_init__(self) -> None:
         self.shown = np.arange(len(self.files))
@@ -81,7 +89,7 @@ class Scenes(Dataset):
         return Truth(*arrays, self.masks_of(index, rows) if self.with_masks else None)
 
     def __getitem__(self, key: Key | int) -> tuple[Tensor, Target] | Corrupt:
-        epoch, index, repeat = key if isinstance(key, tuple) else (0, key, 0)
+        epoch, index, repeat = as_key(key)
         image = read_image(str(self.folder / os.fsdecode(self.files[self.shown[index]])))
         if isinstance(image, Corrupt):
             return image
@@ -110,13 +118,6 @@ def mirrored(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     boxes = torch.stack([image.shape[-1] - right, top, image.shape[-1] - left, bottom], 1)
     flipped = {name: target[name].flip(-1) for name in ("masks",) if name in target}
     return image.flip(-1), {**target, "boxes": boxes, **flipped}
-
-
-def collate(items: Sequence[tuple[Tensor, Target] | Corrupt]) -> Batch:
-    """Images keep their sizes, so a batch is lists."""
-    readable = [item for item in items if not isinstance(item, Corrupt)]
-    corrupt = [str(item) for item in items if isinstance(item, Corrupt)]
-    return Batch([image for image, _ in readable], [target for _, target in readable], corrupt)
 
 
 class LikeShapes(TrainBatches):

@@ -14,7 +14,10 @@ def runs_of(mask: np.ndarray) -> list[int]:
 
 
 def unpacked(text: str) -> list[int]:
-    """The runs in a text: letters of five bits each, the lowest first; from the third on less the one before last."""
+    """The runs in a text: letters of five bits each, the lowest first.
+
+    From the fourth on a run is given as its difference from the run two before it.
+    """
     runs: list[int] = []
     value = shift = 0
     for letter in text.encode():

@@ -11,36 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils import processes
-from utils.data.loading import Batch, Data, make_loader, start_workers
+from utils.data.loading import Batch, Data, make_loader
 from utils.detection.average_precision import Found, average_precision, match
-from utils.detection.coco import LikeShapes, collate
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.evaluate.accuracy import running
 from utils.evaluate.latency import Effort, take_turns
 from utils.train.engine import Run
 from utils.train.log import Meters
-from utils.train.losses import Outputs
-from utils.train.run import Loaders
+from utils.train.passes import Outputs
 
 log = logging.getLogger(__name__)
-
-
-def make_loaders(args: Namespace, data: Data) -> Loaders:
-    place = {"rank": processes.rank(), "world_size": processes.world_size()}
-    share = range(place["rank"], len(data.val), place["world_size"])
-    test = make_loader(data.val, args, BatchSampler(share, args.batch_size, drop_last=False), args.workers, collate)
-    batches = train = None
-    if data.train is not None:
-        batches = LikeShapes(data.train.aspects(), args.batch_size, seed=args.seed, **place)
-        train = make_loader(data.train, args, batches, args.workers, collate)
-        start_workers(train)
-    start_workers(test)
-    return Loaders(batches, train, test)
 
 
 class LossMeters(Meters):
@@ -125,7 +110,7 @@ def calibrate(args: Namespace, device: torch.device, model: Any, data: Data, sub
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(args.seed))
     batches = order[: args.calibrate * args.batch_size].split(args.batch_size)
     share = [batch.tolist() for batch in batches[processes.rank() :: processes.world_size()]]
-    loader = make_loader(data.train, args, share, 0, collate)
+    loader = make_loader(data.train, args, share, workers=0)
     norms = model.calibrate((b.images for b in on_device(device, loader)), subnets, processes.sum_over_processes)
     log.info("Calibrated: %d norms have statistics of each depth's own", norms)
 
@@ -178,4 +163,4 @@ def test(
     log.info("%s", "\n".join(lines))
     facts = {"args": vars(args), "device": str(run_on), "images": len(loader.dataset)}
     written = processes.on_main(lambda: table.write(rows, facts, Path(args.output_dir)))
-    log.info("written: %s", ", ".join(map(str, written or ())))
+    log.info("written: %s", ", ".join(map(str, written)))

@@ -6,19 +6,19 @@ loop. Of the model only the contract of networks is used.
 """
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.data.loading import first_few
 from utils.errors import UserError
-from utils.processes import is_main, sum_over_processes, world_size
+from utils.processes import gather_objects, is_main
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def evaluate(
         for batch in bar:
             corrupt.extend(batch.corrupt)
             if corrupt and on_corrupt == "error":
-                break  # still joins the sum below, so that no process waits for this one
+                break  # still joins the others below, so that no process waits for this one
             if len(batch.targets) == 0:
                 continue
             found = logits_of(model, batch.images, subnets)
@@ -85,19 +85,28 @@ def evaluate(
             images += len(batch.targets)
             if keep:
                 keep(found)
-    mine = torch.tensor([images, len(corrupt)], dtype=torch.float64, device=sums.device)
-    images, unread, *flat = sum_over_processes(torch.cat([mine, sums.flatten()])).tolist()
-    names = _report_corrupt(corrupt, on_corrupt) if unread else ()
-    expected = len(loader.dataset) - len(names)
+    return _of_all_processes(subnets, sums, images, corrupt, on_corrupt, len(loader.dataset))
+
+
+def _of_all_processes(
+    subnets: Sequence[Hashable], sums: Tensor, images: int, corrupt: list[str], on_corrupt: str, expected: int
+) -> dict[Hashable, Result]:
+    """The results, of what each process has counted. Together they have read, or tried to read, `expected` images."""
+    counts, unread, parts = zip(*gather_objects((images, corrupt, sums.cpu())), strict=True)
+    images, names = sum(counts), tuple(sorted(itertools.chain(*unread)))
+    if names:
+        shown = first_few(names, 10)
+        if on_corrupt == "error":
+            raise UserError(f"cannot read {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
+        if is_main():
+            log.warning("%d corrupt images left out of the evaluation: %s", len(names), shown)
+    expected -= len(names)
     if images != expected:
-        raise RuntimeError(f"evaluated {images:.0f} images, expected {expected}: the sampler lost or repeated some")
-    found = zip(*(flat[kind::4] for kind in range(4)), strict=True)
-    return {subnet: _result(int(images), names, *of_subnet) for subnet, of_subnet in zip(subnets, found, strict=True)}
-
-
-def _result(images: int, corrupt: tuple[str, ...], right1: float, right5: float, loss: float, macs: float) -> Result:
-    several = max(images, 1)
-    return Result(images, int(right1), int(right5), loss / several, corrupt, macs / several or None)
+        raise RuntimeError(f"evaluated {images} images, expected {expected}: the sampler lost or repeated some")
+    results, several = {}, max(images, 1)
+    for subnet, (right1, right5, loss, macs) in zip(subnets, sum(parts).tolist(), strict=True):
+        results[subnet] = Result(images, int(right1), int(right5), loss / several, names, macs / several or None)
+    return results
 
 
 def _sums(logits: Tensor, targets: Tensor, macs: Tensor | None) -> Tensor:
@@ -128,18 +137,3 @@ def logits_of(model: nn.Module, images: Tensor | list[Tensor], subnets: Sequence
     """Each sub-network's logits, in float32 whatever the precision inside."""
     logits = model.forward_all(images, subnets)
     return [logits[subnet].float() for subnet in subnets]
-
-
-def _report_corrupt(mine: list[str], on_corrupt: str) -> tuple[str, ...]:
-    """The names of all processes' corrupt files, in a warning or an error."""
-    gathered = [mine]
-    if world_size() > 1:
-        gathered = [None] * world_size()
-        dist.all_gather_object(gathered, mine)
-    names = tuple(sorted(name for part in gathered for name in part))
-    shown = first_few(names, 10)
-    if on_corrupt == "error":
-        raise UserError(f"cannot read {shown}: mend or remove the file, or leave it out with --on-corrupt skip")
-    if is_main():
-        log.warning("%d corrupt images left out of the evaluation: %s", len(names), shown)
-    return names

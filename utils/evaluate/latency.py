@@ -22,7 +22,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to measure: `at_most` rounds, or as many as fit in `seconds`; `at_least`; after `warm_up` rounds."""
+    """After `warm_up` rounds, as many as fit in `seconds`, but `at_least` and `at_most` so many."""
 
     warm_up: int = 3
     at_least: int = 5
@@ -49,15 +49,14 @@ def take_turns(
     device: torch.device,
     effort: Effort = Effort(),
     repeats: int = 1,
-    agree: Callable[[bool], bool] = bool,
     waiting: bool = False,
     in_a_row: bool = False,
 ) -> dict[K, list[float]]:
     """Milliseconds of each call in each round. With `repeats` a call runs so often in one turn; its mean counts.
 
-    Several processes that measure together give an `agree` that tells all of them the same answer. `waiting` counts
-    all the time that someone waits for the answer, also what others take of the machine. `in_a_row` runs a call once
-    unmeasured at each of its turns: then caches and memory are as one like it has left them, as where it is served.
+    `waiting` counts all the time that someone waits for the answer, also what others take of the machine. `in_a_row`
+    runs a call once unmeasured at each of its turns: then caches and memory are as one like it has left them, as where
+    it is served.
     """
     times: dict[K, list[float]] = {key: [] for key in calls}
     clock = _cuda_ms if device.type == "cuda" else partial(_cpu_ms, waiting=waiting)
@@ -66,7 +65,7 @@ def take_turns(
             clock(call, repeats)
     start = time.monotonic()
     for done in range(effort.at_most):
-        if agree(done >= effort.at_least and time.monotonic() - start > effort.seconds):
+        if done >= effort.at_least and time.monotonic() - start > effort.seconds:
             break
         for key, call in calls.items():
             if in_a_row:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torchvision import __version__ as vision_version
 from utils.data.device import OnDevice
 from utils.data.loading import Batch, Data
 from utils.evaluate import picture, table
-from utils.evaluate.accuracy import Result, evaluate
+from utils.evaluate.accuracy import evaluate
 from utils.evaluate.latency import latencies
 from utils.evaluate.predictions import Predictions
 from utils.evaluate.table import Budget, Row
@@ -41,13 +42,12 @@ def test(
 
     `about` says which weights and statistics these are; `published` is what the picture shows for comparison.
     """
-    others = _to_compare(args, published)
-    budget, on_device = Budget.of(args), machine.place(model, args.channels_last)
+    others = _to_compare(args.compare, published)
+    budget, subnets = Budget.of(args), asked_for(args, model)
+    on_device = machine.place(model, args.channels_last)
     if args.torch_compile:
         model.compile()
-    subnets = chosen(model, args.skip_cfg or (["all"] if budget else None))
-    facts = {name: getattr(args, name, None) for name in table.REPEATED} | {**about, "data": data.name}
-    facts |= _how(args, machine, on_device)
+    facts = _facts(args, machine, on_device, {**about, "data": data.name})
     names = f"{len(subnets)} sub-networks" if len(subnets) > 1 else model.name(subnets[0])
     said = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
     log.info("Testing %s on %d images in %d process(es): %s", names, len(data.val), world_size(), said)
@@ -61,38 +61,35 @@ def test(
     result = results[subnets[0]]
     if rows:
         facts |= {"images": result.images, "corrupt": list(result.corrupt)}
-        found = zip(rows, results.values(), strict=True)
-        rows = [replace(row, top1=result.top1, top5=result.top5, **_spent(result)) for row, result in found]
+        for place, found in enumerate(results.values()):
+            spent = {} if found.macs is None else {"gmacs": found.macs / 1e9}  # where images differ in it
+            rows[place] = replace(rows[place], top1=found.top1, top5=found.top5, **spent)
         rows.sort(key=lambda row: (row.gmacs, row.params_m))
         on_main(lambda: _write(args, machine.device, rows, facts, others))
-        if budget:
-            log.info("%s", table.choice(budget.best(rows), budget, facts))
     if kept:
         kept.write(result.corrupt, Path(args.output_dir), not args.no_picture)
 
 
-def _how(args: argparse.Namespace, machine: Machine, on_device: OnDevice) -> dict[str, object]:
+def asked_for(args: argparse.Namespace, model: nn.Module) -> list[Hashable]:
+    """The sub-networks that --skip-cfg names; where it does not, all if there is a budget to choose by."""
+    return chosen(model, args.skip_cfg or (["all"] if Budget.of(args) else None))
+
+
+def _facts(args: argparse.Namespace, machine: Machine, on_device: OnDevice, about: dict[str, Any]) -> dict[str, Any]:
+    """What is tested and how, for the log and for subnets.json."""
+    facts = {name: getattr(args, name, None) for name in table.REPEATED} | about
     layout = str(on_device.to_float.memory_format).removeprefix("torch.")
-    return {
-        "device": str(machine.device),
-        "precision": machine.precision,
-        "memory_format": layout,
-        "compiled": args.torch_compile,
-    }
+    facts |= {"device": str(machine.device), "precision": machine.precision, "memory_format": layout}
+    return facts | {"compiled": args.torch_compile}
 
 
-def _spent(result: Result) -> dict[str, float]:
-    """What the images took of a sub-network that spends more on some than on others."""
-    return {} if result.macs is None else {"gmacs": result.macs / 1e9}
-
-
-def _to_compare(args: argparse.Namespace, published: Published) -> dict[str, picture.Points]:
+def _to_compare(tables: Sequence[str] | None, published: Published) -> dict[str, picture.Points]:
     """What the picture shows beside, by name: published points, and those of --compare's tables."""
     found = {}
     for release, points in published.items():
         theirs = [{"gmacs": point["gmacs"], "top1": point["acc@1"]} for point in points.values()]
         found[f"{release} (published)"] = theirs
-    for path in map(Path, args.compare or ()):
+    for path in map(Path, tables or ()):
         found[path.absolute().parent.name] = [vars(row) for row in table.read(path, "--compare")[0]]
     return found
 
@@ -116,7 +113,7 @@ def _costs(
 
 
 def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], facts: dict, others: dict) -> None:
-    """The table on the screen and in its files, and the picture."""
+    """The table on the screen and in its files, the picture, and the best within a budget."""
     cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": vision_version}
@@ -127,3 +124,5 @@ def _write(args: argparse.Namespace, device: torch.device, rows: list[Row], fact
     if not args.no_picture and picture.draw(rows, title, folder / "subnets.png", others):
         written.append(folder / "subnets.png")
     log.info("written: %s", ", ".join(map(str, written)))
+    if budget := Budget.of(args):
+        log.info("%s", table.choice(budget.best(rows), budget, facts))

@@ -1,6 +1,6 @@
 """The table of sub-networks: what each costs and how good it is, and the best one within a budget.
 
-Imports no torch: choosing from a table that is there already (`--from-table`) takes no time.
+Imports no torch: other commands that read a table answer at once.
 """
 
 import argparse
@@ -136,12 +136,3 @@ def choice(row: Row, budget: Budget, facts: dict[str, Any]) -> str:
         f"  evaluate it: {shlex.join([*command, '--skip-cfg', row.name])}\n"
         f'  take it out: model.extract(model.parse("{row.name}"))'
     )
-
-
-def choose_from(args: argparse.Namespace) -> str:
-    """`--from-table` with a budget: the choice, in words."""
-    budget = Budget.of(args)
-    if not budget:
-        raise UserError("--from-table needs a budget: --budget-gmacs, --budget-latency or --budget-params")
-    rows, facts = read(args.from_table)
-    return choice(budget.best(rows), budget, facts)

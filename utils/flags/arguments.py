@@ -11,7 +11,7 @@ from types import ModuleType
 from utils.flags.channels import Flat, channel_lists
 from utils.flags.data import data_flags
 from utils.flags.evaluation import evaluation_flags
-from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Parser, bounded, one_of
+from utils.flags.parsing import COUNT, FRACTION, NATURAL, NONNEGATIVE, POSITIVE, Needs, Parser, bounded, one_of
 
 OPTIMIZERS = ("sgd", "sgd_nesterov", "rmsprop", "adamw")
 SCHEDULERS = ("steplr", "multisteplr", "cosineannealinglr", "exponentiallr", "linearlr")
@@ -143,9 +143,6 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
     if args.init_from and args.weights:
         return "--init-from and --weights contradict each other: choose one to start from"
     return None
-
-
-Needs = tuple[tuple[str, bool, str], ...]  # flags, whether they have an effect, what they need for it in words
 
 
 def check_training(args: argparse.Namespace, defaults: dict[str, object], more: Needs) -> str | None:

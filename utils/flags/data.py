@@ -30,6 +30,9 @@ NAMED = {  # data sets known by name; they live in memory
 }
 IDX = "train-images-idx3-ubyte"  # MNIST's format: a folder with this file, packed or not, and its three companions
 FETCHED = ("fashion-mnist", "cifar10", "cifar100")
+# what holds unless a flag or the weights say otherwise
+USUAL = {"model": "resnet18", "no_switchable_norms": False, "normalize": "imagenet", "interpolation": "bilinear"}
+USUAL |= {"ra_magnitude": 9, "augmix_severity": 3, "random_erase": 0.0}
 POLICIES = ("ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn")
 
 
@@ -100,13 +103,10 @@ def _crops_and_augmentation_flags(parser: ArgumentParser) -> None:
     add("--ra-reps", type=COUNT, default=3, help="how many times")
 
 
-def fill_defaults(
-    args: Namespace, known: Mapping[str, object] | None = None, usual_sizes: Sequence[int] | None = None
-) -> None:
+def fill_defaults(args: Namespace, known: Mapping[str, object] = {}, usual_sizes: Sequence[int] | None = None) -> None:
     """Set what the user left open, by `known` (what a checkpoint was made with) or else by what suits the data.
 
     `usual_sizes`: of a network of several resolutions; by default it is trained on such, in proportion to the crop.
-
     The command calls it once; nothing else changes `args`. Then the whole is checked, which only now can be.
     """
     in_memory = habits_of(args.data_path)
@@ -114,54 +114,45 @@ def fill_defaults(
     has_val = in_memory or Path(args.data_path or "", "val").is_dir()
     if args.val_split and has_val:
         raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
-    known = {name: value for name, value in (known or {}).items() if value is not None}
-    sizes = args.sizes or known.get("sizes") or _in_proportion(usual_sizes, args, known, habits)
+    known = {name: value for name, value in known.items() if value is not None}
+    if has_val:
+        known.pop("val_split", None)  # what trained on a part of another folder can be tested here
+    crop = args.train_crop_size or args.val_crop_size or known.get("val_crop_size") or habits.crop_size
+    in_proportion = usual_sizes and [max(1, round(size * crop / usual_sizes[0])) for size in usual_sizes]
+    sizes = args.sizes or known.get("sizes") or in_proportion
     crop = sizes[0] if sizes else habits.crop_size
     if sizes and crop != known.get("val_crop_size"):
-        crops = ("train_crop_size", "val_resize_size", "val_crop_size")
-        known = {name: value for name, value in known.items() if name not in crops}
-    defaults = {
-        "model": "resnet18",
-        "no_switchable_norms": False,
+        for name in ("train_crop_size", "val_resize_size", "val_crop_size"):
+            known.pop(name, None)
+    defaults = USUAL | {
         "sizes": sizes,
         "train_crop_size": crop,
         "val_resize_size": crop * habits.resize_size // habits.crop_size,
         "val_crop_size": crop,
-        "normalize": "imagenet",
-        "interpolation": "bilinear",
         "hflip_prob": habits.hflip_prob,
-        "ra_magnitude": 9,
-        "augmix_severity": 3,
-        "random_erase": 0.0,
         "workers": min(habits.most_workers, cores_per_process()),
         "download_dir": str(cache_folder() / "data"),
-        "val_split": None,
+        "calibrate": None if args.test_only or args.predict else 40,
     }
-    if not (args.test_only or args.predict):
-        defaults["calibrate"] = 40
-    defaults |= known
-    if has_val:
-        defaults["val_split"] = None  # what trained on a part of another folder can be tested here
-    for name, value in defaults.items():
+    for name, value in (defaults | known).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     _refuse_what_cannot_be(args, in_memory is not None)
-
-
-def _in_proportion(
-    usual_sizes: Sequence[int] | None, args: Namespace, known: Mapping[str, object], habits: Habits
-) -> list[int] | None:
-    """The sizes on which a network is usually trained, the first of them as large as the crop."""
-    crop = args.train_crop_size or args.val_crop_size or known.get("val_crop_size") or habits.crop_size
-    return usual_sizes and [max(1, round(size * crop / usual_sizes[0])) for size in usual_sizes]
 
 
 def _refuse_what_cannot_be(args: Namespace, in_memory: bool) -> None:
     if args.val_crop_size > args.val_resize_size:
         both = f"--val-crop-size {args.val_crop_size} does not fit into --val-resize-size {args.val_resize_size}"
         raise UserError(f"{both}: lower the first or raise the second")
-    if args.sizes:
-        _refuse_sizes(args)
+    if sizes := args.sizes:
+        said = f"--sizes {' '.join(map(str, sizes))}"
+        if not all(isinstance(size, int) for size in sizes) or sizes != sorted(set(sizes), reverse=True):
+            raise UserError(f"{said}: give each once, the largest first")
+        for flag, crop in {"--train-crop-size": args.train_crop_size, "--val-crop-size": args.val_crop_size}.items():
+            if crop != sizes[0]:
+                raise UserError(f"{said} are the crops, and {flag} {crop} is another: leave one of them out")
+        if args.cutmix_alpha and len(sizes) > 1:
+            raise UserError(f"--cutmix-alpha pastes places, which are others at each of {said}: leave it out")
     for flag, idle in {
         "--decode": args.decode and in_memory,
         "--cache-dataset": args.cache_dataset and in_memory,
@@ -169,17 +160,6 @@ def _refuse_what_cannot_be(args: Namespace, in_memory: bool) -> None:
     }.items():
         if idle:
             raise UserError(f"{flag} has no effect on --data-path {args.data_path}: leave it out")
-
-
-def _refuse_sizes(args: Namespace) -> None:
-    said = f"--sizes {' '.join(map(str, args.sizes))}"
-    if not all(isinstance(size, int) for size in args.sizes) or args.sizes != sorted(set(args.sizes), reverse=True):
-        raise UserError(f"{said}: give each once, the largest first")
-    for flag, crop in {"--train-crop-size": args.train_crop_size, "--val-crop-size": args.val_crop_size}.items():
-        if crop != args.sizes[0]:
-            raise UserError(f"{said} are the crops, and {flag} {crop} is another: leave one of them out")
-    if args.cutmix_alpha and len(args.sizes) > 1:
-        raise UserError(f"--cutmix-alpha pastes places, which are others at each of {said}: leave it out")
 
 
 def processes_here() -> int:

@@ -11,7 +11,7 @@ from utils.flags.parsing import COUNT, FRACTION, NATURAL, POSITIVE, Parser
 DETECTORS = ("faster_rcnn", "mask_rcnn", "retinanet")
 RECIPE = {"batch_size": 2, "epochs": 12, "lr": 0.02, "lr_scheduler": "multisteplr", "lr_multi_steps": [8, 11]}
 RECIPE |= {"lr_warmup_steps": 1000}
-# of classification, at what they are without it
+# what the code shared with classification asks for and has no flag here, at values that leave it off
 IDLE = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "on_corrupt": "error", "prefetch": None}
 UNUSED = ("label_smoothing", "torch_compile", "test_all_every")
 # settings that say how a detector is built, by the type that they have in its checkpoints
@@ -24,11 +24,8 @@ def parser(methods: ModuleType) -> Parser:
     parser = Parser("train_detection.py", description, partial(check, methods))
     add = parser.add_argument_group("detector").add_argument
     add("--detector", choices=DETECTORS, help="default: faster_rcnn, or that of the weights")
-    add(
-        "--model",
-        metavar="NAME",
-        help="its body, a network of train_adn.py (default: resnet50, or that of the weights)",
-    )
+    body = "its body, a network of train_adn.py (default: resnet50, or that of the weights)"
+    add("--model", metavar="NAME", help=body)
     add("--init-from", metavar="FILE|NAME", help="the body's weights: a classification checkpoint, or IMAGENET1K_V2 …")
     add("--weights-dir", metavar="DIR", help="where downloaded weights are kept")
     norms = "train the body's norms (default: frozen with their statistics, which needs --init-from)"

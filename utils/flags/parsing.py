@@ -15,6 +15,7 @@ OF_ONE_CALL += ("download_dir", "world_size", "dist_url")
 
 # Arguments and every flag's default → what cannot be, in one line
 Check = Callable[[argparse.Namespace, dict[str, object]], str | None]
+Needs = tuple[tuple[str, bool, str], ...]  # flags, whether they have an effect, what they need for it in words
 
 
 class Formatter(argparse.HelpFormatter):
@@ -66,7 +67,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--from-run {path}: not a run.json that a training wrote")
         known = {action.dest: action for action in self._actions}
         for name, value in settings.items():
-            if name not in known or not _could_be_given(known[name], value):
+            without_flag = (name, value) in self._defaults.items()  # what this command leaves as it is
+            if not without_flag and (name not in known or not _could_be_given(known[name], value)):
                 self.error(f"--from-run {path}: it has {name} {value!r}, which this version does not know")
         return settings
 
@@ -77,12 +79,14 @@ def _could_be_given(action: argparse.Action, value: object) -> bool:
         return True
     if action.nargs == 0:
         return isinstance(value, bool)
+    if isinstance(value, list) != (action.nargs is not None):
+        return False
     words = list(map(str, value)) if isinstance(value, list) else [str(value)]
     try:
         read = [action.type(word) if action.type else word for word in words]
     except (argparse.ArgumentTypeError, ValueError):
         return False
-    return isinstance(value, list) == (action.nargs == "+") and not set(read) - set(action.choices or read)
+    return action.nargs in (None, "+", len(words)) and not set(read) - set(action.choices or read)
 
 
 def closest(word: str, known: Sequence[str]) -> str:

@@ -56,9 +56,6 @@ class Progress:
     meters: list = field(default_factory=list)  # running sums of every process
     corrupt: list[str] = field(default_factory=list)  # images that could not be read, each once
 
-    def next_epoch(self) -> None:
-        self.epoch, self.step, self.samples, self.meters = self.epoch + 1, 0, 0, []
-
 
 @dataclass
 class State:

@@ -100,8 +100,8 @@ def take_step(run: Run, batches: Iterable[Batch], count: int, meters: Meters) ->
     torch.manual_seed(seed)  # dropout and stochastic depth: a resumed run draws what an uninterrupted one draws
     generator = torch.Generator().manual_seed(seed)
     passes = run.method.passes(progress.epoch, progress.step)
-    # Reduced gradients live in buckets and are zeroed there; others are dropped, which saves a pass over the memory. So
-    # are those that not all passes together reach: by a gradient of 0, decay and momentum would move what did not run.
+    # Several processes reduce gradients in buckets, where they are zeroed. One process drops them, which saves a pass
+    # over the memory. So do all where a parameter is in no pass: decay and momentum move what has a gradient, even 0.
     optimizer.zero_grad(set_to_none=processes.world_size() == 1 or not run.step.reaches_all(passes))
 
     def backward(loss: Tensor) -> None:
@@ -147,8 +147,9 @@ def save(run: Run) -> None:
     """Write the newest checkpoint, unless the weights have gone wrong."""
     if not all_finite(run.state.model.parameters()):
         stop_with_diagnostic(run, {})
-    names = run.state.progress.corrupt = processes.union(run.state.progress.corrupt)
-    if new := [name for name in names if name not in run.told]:
+    progress = run.state.progress
+    progress.corrupt = sorted(set().union(*processes.gather_objects(progress.corrupt)))
+    if new := [name for name in progress.corrupt if name not in run.told]:
         more = f" and {len(new) - 10} more" if len(new) > 10 else ""
         log.warning("%d corrupt images were replaced: %s%s", len(new), ", ".join(new[:10]), more)
         run.told.update(new)

@@ -111,9 +111,9 @@ class Log:
                 raise UserError("--tensorboard needs a package that is not here: pip install tensorboard") from None
             self.board = SummaryWriter(folder)
 
-    def start(self, run: str, epoch: int, step: int) -> None:
-        """A run begins, or goes on from there: what it had noted after that point, it will note again."""
-        self.run = run
+    def start(self, run: str, epoch: int, step: int, steps: int = 0) -> None:
+        """A run of `steps` an epoch begins, or goes on from there: what it had noted after that, it will note again."""
+        self.run, self.steps = run, steps
         if self.active:
             trim_metrics(self.folder, epoch, step)
 

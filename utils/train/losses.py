@@ -2,26 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.train.passes import Outputs
 
 
 def mean_over_space(feature: Tensor) -> Tensor:
     return feature.mean(dim=(2, 3))
-
-
-class Outputs(NamedTuple):
-    """What a network gives: logits and, where they are asked for, what was taken of its features."""
-
-    logits: Tensor
-    features: list[Tensor] | tuple = ()
-
-    def detach(self) -> "Outputs":
-        return Outputs(self.logits.detach(), [feature.detach() for feature in self.features])
 
 
 @dataclass
@@ -43,16 +33,16 @@ class Distillation:
         if 0 < self.topk < theirs.shape[1]:
             theirs, classes = theirs.topk(self.topk, dim=1)
             ours = ours.gather(1, classes)
-        loss = self.divergence(ours, theirs)
+        loss = divergence(ours, theirs, self.temperature)
         if self.features:
             pairs = zip(student.features[1:], teacher.features[1:], strict=True)
-            loss = loss + sum(self.divergence(ours, theirs) for ours, theirs in pairs)
+            loss = loss + sum(divergence(ours, theirs, self.temperature) for ours, theirs in pairs)
         return loss
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        t = self.temperature
-        # autocast runs all of it in float32
-        return F.kl_div(F.log_softmax(student / t, dim=1), F.softmax(teacher / t, dim=1), reduction="batchmean") * t**2
+
+def divergence(student: Tensor, teacher: Tensor, t: float) -> Tensor:
+    """KL divergence at temperature `t`, the mean of the rows; autocast runs all of it in float32."""
+    return F.kl_div(F.log_softmax(student / t, dim=1), F.softmax(teacher / t, dim=1), reduction="batchmean") * t**2
 
 
 @dataclass
@@ -66,9 +56,7 @@ class PyramidDistance:
 
     def __call__(self, student: Outputs, teacher: Outputs) -> Tensor:
         pairs = zip(student.features, teacher.features, strict=True)
-        return sum(self.divergence(_places(ours), _places(theirs)) for ours, theirs in pairs)
-
-    divergence = Distillation.divergence
+        return sum(divergence(_places(ours), _places(theirs), self.temperature) for ours, theirs in pairs)
 
 
 def _places(level: Tensor) -> Tensor:

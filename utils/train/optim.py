@@ -31,20 +31,18 @@ def group_names(model: nn.Module, args: argparse.Namespace) -> dict[str, str]:
     groups = {}
     for name, _ in model.named_parameters():
         owner, _, own_name = name.rpartition(".")
+        module = model.get_submodule(owner)
+        depthwise = isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
         groups[name] = "other"
         if own_name == "bias" and args.bias_weight_decay is not None:
             groups[name] = "bias"
         elif own_name in EMBEDDINGS and args.transformer_embedding_decay is not None:
             groups[name] = own_name
-        elif isinstance(model.get_submodule(owner), NORMS) and args.norm_weight_decay is not None:
+        elif isinstance(module, NORMS) and args.norm_weight_decay is not None:
             groups[name] = "norm"
-        elif _is_depthwise(model.get_submodule(owner)) and args.depthwise_weight_decay is not None:
+        elif depthwise and args.depthwise_weight_decay is not None:
             groups[name] = "depthwise"
     return groups
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 
 def names_by_group(group_of: Mapping[str, str]) -> dict[str, list[str]]:
@@ -136,7 +134,7 @@ def _schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> sch
 
 @contextlib.contextmanager
 def warming_up(optimizer: torch.optim.Optimizer, steps: int, epoch: int, step: int) -> Iterator[None]:
-    """Inside, the learning rate of a step among the first `steps` of a run, which comes to the schedule's linearly."""
+    """Inside, the learning rate of this step: in the first `steps` of a run it rises linearly to the schedule's."""
     share = 1.0 if epoch else min(1.0, (step + 1) / (steps + 1))
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):

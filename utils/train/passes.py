@@ -6,9 +6,21 @@ then the gradients are reduced once and the optimizer steps once. Imports no tor
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 LABELS = "labels"
+
+
+class Outputs(NamedTuple):
+    """What a network gives: logits and, where they are asked for, what was taken of its features. All are tensors."""
+
+    logits: Any
+    features: Sequence[Any] = ()
+
+    def detach(self) -> "Outputs":
+        return Outputs(self.logits.detach(), [feature.detach() for feature in self.features])
+
+
 Target = str | int | Callable  # LABELS, the number of an earlier pass, or a frozen teacher: images, labels → Outputs
 
 

@@ -37,12 +37,9 @@ class Loaders(NamedTuple):
     test: DataLoader
 
 
-def make_loaders(args: argparse.Namespace, data: Data) -> Loaders:
+def make_loaders(args: argparse.Namespace, data: Data, batches: TrainBatches) -> Loaders:
     """Call it before the process group and the GPU are there: the workers are forked now."""
-    place = {"rank": processes.rank(), "world_size": processes.world_size()}
-    repeats = args.ra_reps if args.ra_sampler else 1
-    batches = TrainBatches(len(data.train), args.batch_size, seed=args.seed, repeats=repeats, **place)
-    test = eval_loader(data, args, **place)
+    test = eval_loader(data, args, processes.rank(), processes.world_size())
     loaders = Loaders(batches, train_loader(data, args, batches), test)
     start_workers(loaders.train)
     start_workers(loaders.test)
@@ -100,7 +97,7 @@ def resume(state: checkpoint.State, read: Callable[[Path], dict], load: checkpoi
     restarted = processes.restarted()  # all processes ask, whatever they were told
     if restarted or wish == "auto":
         own = None if wish == "auto" else processes.launch()
-        path = processes.from_main(processes.on_main(lambda: folder.newest_readable(place, read, own)))
+        path = processes.on_main(lambda: folder.newest_readable(place, read, own))
     if path is None and wish == "auto":
         log.info("--resume auto: no checkpoint in %s, starting from the beginning", place)
     elif path is None and wish:
@@ -121,14 +118,15 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     """Train to the end, or until a signal asks to stop. Returns the command's exit code."""
     args, state, progress, size = run.args, run.state, run.state.progress, processes.world_size()
     processes.on_main(lambda: folder.write_about(run.folder, state.run, args, run.machine.device))
-    run.log.start(state.run, progress.epoch, progress.step)
+    steps = -(-len(loaders.batches) // args.grad_accum)
+    run.log.start(state.run, progress.epoch, progress.step, steps)
     parameters = sum(p.numel() for p in state.model.parameters()) / 1e6
     names = ", ".join(map(" ".join, zip(run.method.tested, state.trained, strict=True)))
     log.info(
         f"Training {args.model} ({parameters:.2f} M parameters, {len(state.model.subnets)} sub-networks; {names}) on "
         f"{data.name}: {len(data.train)} images, {len(data.classes)} classes; {size} process(es) on "
         f"{run.machine.device}, {run.machine.precision}, batch {args.batch_size} x {args.grad_accum * size}, "
-        f"{-(-len(loaders.batches) // args.grad_accum)} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
+        f"{steps} steps per epoch, epochs {progress.epoch} to {args.epochs - 1}"
     )
     results: dict[str, Result] = {}
     if progress.epoch < args.epochs:  # perhaps a run that had been at its end
@@ -171,18 +169,16 @@ def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: 
 
 def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     """Test, note the outcome, save. All are tested after every --test-all-every epochs and the last one."""
-    args, state, progress, epoch = run.args, run.state, run.state.progress, run.state.progress.epoch
+    args, state, progress, done = run.args, run.state, run.state.progress, run.state.progress.epoch + 1
     processes.broadcast(tested_network(state).buffers())
-    every = args.test_all_every
-    results, figures = test_networks(
-        run, loader, bool(every) and (epoch + 1) % every * (args.epochs - epoch - 1) == 0, "Test"
-    )
+    everything = bool(args.test_all_every) and (done % args.test_all_every == 0 or done == args.epochs)
+    results, figures = test_networks(run, loader, everything, "Test")
     run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)
     state.scheduler.step()
     main = next(iter(next(iter(results.values())).figures.values()))
     best = main > progress.best
     progress.best = max(progress.best, main)
-    progress.next_epoch()
+    progress.epoch, progress.step, progress.samples, progress.meters = done, 0, 0, []
     engine.save(run)
     processes.on_main(lambda: folder.keep_epoch(run.folder, state.content(), args.keep, best))
     return results

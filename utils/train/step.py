@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import processes
-from utils.train.losses import Outputs
-from utils.train.passes import LABELS, Pass
+from utils.train.passes import LABELS, Outputs, Pass
 
 MOST = 256  # sub-networks that are remembered: those drawn from a range are ever new
 
@@ -52,23 +51,18 @@ class TrainingStep:
     ask: Callable[..., Outputs] = ask_classifier
     reached: dict[Hashable, set[int]] = field(default_factory=dict)  # by sub-network: the parameters that it uses
 
+    @property
+    def network(self) -> nn.Module:
+        return getattr(self.model, "module", self.model)
+
     def reaches_all(self, passes: Sequence[Pass]) -> bool:
         """Whether these passes give every parameter that is trained a gradient."""
-        network = getattr(self.model, "module", self.model)
         if len(self.reached) > MOST:
             self.reached.clear()
         for subnet in {this.subnet for this in passes} - self.reached.keys():
-            self.reached[subnet] = {id(parameter) for parameter in network.view(subnet).parameters()}
+            self.reached[subnet] = {id(parameter) for parameter in self.network.view(subnet).parameters()}
         reached = set().union(*(self.reached[this.subnet] for this in passes))
-        return all(id(parameter) in reached for parameter in network.parameters() if parameter.requires_grad)
-
-    def view(self, this: Pass, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the pass runs on."""
-        if isinstance(images, Tensor):
-            return images
-        if this.view is not None:
-            return images[this.view]
-        return getattr(self.model, "module", self.model).images_for(images, this.subnet)
+        return all(id(parameter) in reached for parameter in self.network.parameters() if parameter.requires_grad)
 
     def __call__(
         self,
@@ -85,7 +79,7 @@ class TrainingStep:
         results = []
         for number, this in enumerate(passes):
             last = reduce and number == len(passes) - 1
-            view = self.view(this, images)
+            view = self.network.images_for(images, this.subnet) if this.view is None else images[this.view]
             distils = number in teachers or any(target != LABELS for target, _ in this.targets)
             with self.model.no_sync() if distributed and not last else nullcontext():
                 with self.autocast():
