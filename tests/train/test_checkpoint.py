@@ -12,8 +12,8 @@ import models
 import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command
 from tests.pictures import image_folder
+from tests.runs import assert_same
 from tests.tiny import tiny
-from tests.train.test_resume import assert_same
 from utils.errors import UserError
 from utils.train import checkpoint, folder, optim
 from utils.train.log import Meters
