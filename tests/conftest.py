@@ -29,10 +29,17 @@ TOGETHER = {
     "test_gradients",
     "test_onnx",
     "test_predictions",
+    "test_slim",
+    "test_slimmable_command",
     "test_speed",
     "test_train_detection",
     "test_workers",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The room of the longest tests first: at the end there are short ones, for all workers."""
+    items.sort(key=lambda item: item.path.parent.name != "train")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -39,7 +39,7 @@ for rank in range(int(count)):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count}
         runpy.run_path(sys.argv[0], run_name="__main__")
         sys.exit()
-sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(count))))
+sys.exit(max(abs(os.waitstatus_to_exitcode(os.wait()[1])) for _ in range(int(count))))
 """
 
 

@@ -16,7 +16,7 @@ import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command, launch, parting, together
 
 FLAGS = (
-    "--model mobilenet_v2 --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --epochs 2 "
+    "--model mobilenet_v2_small --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --epochs 2 "
     "--lr 0.05 --label-smoothing 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0 --auto-augment ta_wide --random-erase 0.5 "
     "--ra-sampler --ra-reps 2 --model-ema --model-ema-steps 2 --clip-grad-norm 1 --lr-scheduler cosineannealinglr "
     "--checkpoint-steps 1 --print-freq 1"

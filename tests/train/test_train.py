@@ -39,7 +39,7 @@ def data(tmp_path_factory) -> Path:
 
 def standard(data: Path, tmp_path: Path) -> list[str]:
     paths = ["--data-path", str(data), "--output-dir", str(tmp_path / "out")]
-    return ["--model", "mobilenet_v2", *paths, *SMALL.split()]
+    return ["--model", "mobilenet_v2_small", *paths, *SMALL.split()]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ FLAGS_THAT_WORK = {  # few runs of many flags
     "features": "--fpn --subpath-temp 2 --subpath-topk 0 --opt sgd_nesterov --lr-scheduler exponentiallr",
     "ablation": "--no-distillation --no-switchable-norms --opt adamw --lr-step-size 1 --lr-warmup-epochs 1 "
     "--lr-warmup-method linear --checkpoint-steps 1 --cache-dataset",
-    "individual": "--method individual --skip-cfg TTTTT --deterministic --no-channels-last --sync-bn",
+    "individual": "--method individual --skip-cfg TTT --deterministic --no-channels-last --sync-bn",
 }
 
 
@@ -274,7 +274,7 @@ def test_a_corrupt_image_is_named_or_passed_over_and_counted(run, broken):
 
 
 def test_a_mistake_that_one_process_meets_is_reported_once(broken, tmp_path):
-    flags = ["--model", "mobilenet_v2", *SMALL.split(), "--data-path", broken, "--output-dir", tmp_path / "out"]
+    flags = ["--model", "mobilenet_v2_small", *SMALL.split(), "--data-path", broken, "--output-dir", tmp_path / "out"]
     done = launch("train_adn.py", *flags, processes=2)
     assert done.returncode != 0
     assert done.stderr.count("train_adn.py: error") == 1
