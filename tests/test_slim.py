@@ -147,7 +147,7 @@ def test_the_lists_train_and_their_checkpoint_brings_them(found: Path, tmp_path:
     assert json.loads((tmp_path / "again" / "run.json").read_text())["args"]["channels"] == lists
 
 
-def test_images_that_training_left_out(us: Path) -> None:
+def test_the_sample_is_of_images_that_training_left_out(us: Path) -> None:
     args = arguments.parser(methods).parse_args(["--data-path", "digits", "--workers", "0", "--calibrate", "1"])
     fill_defaults(args)
     data = load_data(args)

@@ -68,7 +68,9 @@ def test_a_file_for_torch_needs_nothing_of_the_project(
     assert str(tmp_path).encode() not in file.read_bytes()
 
 
-def test_one_depth_of_another_size(trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys) -> None:
+def test_one_depth_is_exported_for_another_size(
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys
+) -> None:
     model, weights = trained
     file, images = tmp_path / "one.pt2", torch.rand(2, 3, 42, 42)
     line = ["--weights", str(weights), "--format", "torch", "--skip-cfg", "TTF", "--image-size", "42", "--batch", "2"]
@@ -107,7 +109,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "new").exists()
 
 
-def test_weights_that_are_not_what_they_say(
+def test_weights_that_are_not_what_they_say_are_refused(
     trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake
 ) -> None:
     content = torch.load(trained[1], weights_only=False)
@@ -118,7 +120,9 @@ def test_weights_that_are_not_what_they_say(
         assert said in mistake(main, "--weights", file, "--format", "torch", "-o", tmp_path / "file")
 
 
-def test_where_nothing_can_be_written(trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake) -> None:
+def test_a_place_that_cannot_be_written_is_refused_and_left_alone(
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     places = [(trained[1] / "file", "cannot be written"), (tmp_path, "it is a folder")]

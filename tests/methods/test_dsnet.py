@@ -93,7 +93,7 @@ def test_the_gate_learns_where_the_smallest_network_is_right(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_two_forms_of_the_gate_s_loss():
+def test_the_gate_s_loss_is_the_official_or_the_corrected_formula():
     logits, drawn, right = torch.randn(4, 4), torch.rand(4, 4), torch.tensor([True, False, True, False])
     spent = torch.tensor([0.1, 0.2, 0.3, 0.4])
     student, target = Outputs(logits, [logits, drawn, spent, 2 * spent]), torch.tensor([0, 3, 0, 3])

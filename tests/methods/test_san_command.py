@@ -12,7 +12,7 @@ from tests.runs import Command, assert_same_run, kill_all, wait_for_steps
 FLAGS = "--model meta_resnet20 --method san --larger-teach --sizes 32 24 16 --normalize none --cutmix-alpha 0"
 
 
-def test_a_run_of_several_resolutions(tmp_path, capsys):
+def test_a_killed_run_of_several_resolutions_goes_on_to_the_same_bits_and_is_tested_at_each_size(tmp_path, capsys):
     data = image_folder(tmp_path / "data", train=12, val=3)
     two, whole, broken = Command(data, 2, *FLAGS.split(), "--calibrate", "2"), tmp_path / "whole", tmp_path / "broken"
     two.whole(whole)

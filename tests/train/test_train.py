@@ -139,7 +139,7 @@ FLAGS_THAT_WORK = {  # few runs of many flags
 
 
 @pytest.mark.parametrize("flags", FLAGS_THAT_WORK.values(), ids=FLAGS_THAT_WORK)
-def test_flags_work(run, tmp_path, monkeypatch, flags):
+def test_many_flags_train_together(run, tmp_path, monkeypatch, flags):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, _, stderr = run(flags)
     assert code == 0, stderr
