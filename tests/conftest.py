@@ -1,15 +1,20 @@
 """What tests of several rooms need, and how they share the cores when pytest-xdist runs them in several processes."""
 
+import contextlib
 import fcntl
 import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, also for what they start; torch reads it when it is imported
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # a test's two threads keep no core busy by waiting for each other
 
 import pytest
+import torch
 
-from tests.launch import launch
+import train_adn
 
 DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
@@ -24,9 +29,17 @@ TOGETHER = {
     "test_gradients",
     "test_onnx",
     "test_predictions",
+    "test_slim",
+    "test_slimmable_command",
     "test_speed",
     "test_train_detection",
+    "test_workers",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The room of the longest tests first: at the end there are short ones, for all workers."""
+    items.sort(key=lambda item: item.path.parent.name != "train")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -42,6 +55,39 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Scheduling(config, log)
 
 
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """As in the processes that are started: sums are then taken in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    with single_threaded():
+        yield
+
+
+@pytest.fixture
+def mistake(capfd: pytest.CaptureFixture) -> Callable[..., str]:
+    """Runs a command that finds something wrong: exit code 2 and one line, which it gives back."""
+
+    def mistake(main: Callable[[list[str]], object], *words: object) -> str:
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        said = capfd.readouterr().err
+        assert (code, said.count("\n")) == (2, 1), said
+        assert re.match(r"(train_\w+\.py|(deploy|tools)\.\w+): error: ", said)
+        return said
+
+    return mistake
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that the command really trained on the bundled digits; do not write there."""
@@ -52,6 +98,6 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(place / "digits_run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            done = launch("train_adn.py", *DIGITS.split(), "--output-dir", folder)
-            assert done.returncode == 0, done.stderr
+            with single_threaded():
+                assert train_adn.main([*DIGITS.split(), "--output-dir", str(folder)]) == 0
     return folder

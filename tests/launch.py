@@ -1,6 +1,5 @@
 """Really starting the command: in one process, or in several, by torchrun or without it."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -28,24 +27,33 @@ def launch(*arguments: object, processes: int = 1, timeout: float = 600, **kwarg
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, **kwargs)
 
 
-def together(
-    *arguments: object, processes: int, timeout: float = 600, env: dict = ENVIRONMENT
-) -> subprocess.CompletedProcess:
-    """The same in several processes without torchrun, whose own start takes as long as that of one of them.
+# One process imports what takes seconds and parts into as many as are asked for, each of which then runs the script.
+PARTING = """
+import os, runpy, signal, sys
+import torchvision
+seconds, count, *sys.argv = sys.argv[1:]
+signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
+signal.alarm(int(seconds))
+for rank in range(int(count)):
+    if not os.fork():
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count}
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit()
+sys.exit(max(abs(os.waitstatus_to_exitcode(os.wait()[1])) for _ in range(int(count))))
+"""
+
+
+def parting(*arguments: object, processes: int, meeting: Path, seconds: int = 600) -> list[str]:
+    """The command line that runs a script in several processes without torchrun; to be begun in a session of its own.
 
     They meet at a file, so that no port has to be free: `--dist-url` with its address follows the arguments.
     """
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        line = command(*arguments, "--dist-url", f"file://{folder}/meeting")
-        outputs = [[stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)] for _ in range(processes)]
-        started = []
-        for rank, (out, err) in enumerate(outputs):
-            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            started.append(subprocess.Popen(line, cwd=ROOT, env=own, stdout=out, stderr=err))
-            stack.callback(started[-1].wait)
-            stack.callback(started[-1].kill)
-        code = max(process.wait(timeout) for process in started)
-        for file in (file for pair in outputs for file in pair):
-            file.seek(0)
-        out, err = ("".join(file.read() for file in files) for files in zip(*outputs, strict=True))
-        return subprocess.CompletedProcess(line, code, out, err)
+    line = (sys.executable, "-c", PARTING, seconds, processes, *arguments, "--dist-url", f"file://{meeting}")
+    return list(map(str, line))
+
+
+def together(*arguments: object, processes: int, env: dict = ENVIRONMENT) -> subprocess.CompletedProcess:
+    """Run a script so to its end: the start of torchrun takes as long as that of a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = parting(*arguments, processes=processes, meeting=Path(folder, "meeting"))
+        return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, start_new_session=True)

@@ -13,7 +13,7 @@ from tests.tiny import batch, tiny
 from tools import activation_maps
 
 
-def test_pictures_and_numbers_of_a_file_of_weights(tmp_path: Path, capsys) -> None:
+def test_a_file_of_weights_gets_pictures_and_numbers(tmp_path: Path, capsys) -> None:
     pytest.importorskip("matplotlib")
     model = models.build("resnet20", num_classes=4)
     torch.save(model.state_dict(), weights := tmp_path / "weights.pth")

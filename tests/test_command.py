@@ -1,8 +1,10 @@
 """The command across its rooms: what a file of weights says of itself, repeating a run, and nobody listening."""
 
+import io
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,16 +125,24 @@ def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path,
 
 
 def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
-    """As under `| head -1`, with an output that knows ASCII alone."""
-    line = command("train_adn.py", *DIGITS.split(), "--model", "resnet20", "--output-dir", tmp_path, "--epochs", 2)
-    encoding = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
-    shutil.copy(ROOT / "data/digits.npz", tmp_path / "→.npz")  # a name that has to be said
-    line += ["--resume", tmp_path / "→.npz"]
-    done = subprocess.run(line, cwd=ROOT, env=encoding, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2, done.stderr
-    with subprocess.Popen(line[:-2], cwd=ROOT, env=encoding, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    """As under `| head -1`, with an output that knows ASCII alone and a name that does not."""
+    folder = tmp_path / "→"
+    line = command("train_adn.py", *DIGITS.split(), "--model", "resnet20", "--output-dir", folder, "--epochs", 2)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, cwd=ROOT, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}, **pipes) as process:
         assert process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=100) == 0
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+
+
+def test_a_mistake_is_said_though_its_name_is_not_ascii(tmp_path, monkeypatch):
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(said, "ascii", "backslashreplace"))  # as Python makes it
+    shutil.copy(ROOT / "data/digits.npz", tmp_path / "→.npz")
+    flags = ["--model", "resnet20", "--output-dir", str(tmp_path), "--resume", str(tmp_path / "→.npz")]
+    assert train_adn.main([*DIGITS.split(), *flags]) == 2
+    sys.stderr.flush()
+    assert b"\\u2192.npz: not a whole torch file" in said.getvalue()

@@ -155,7 +155,7 @@ def test_the_lists_train_and_their_checkpoint_brings_them(found: Path, tmp_path:
     assert json.loads((tmp_path / "again" / "run.json").read_text())["args"]["channels"] == lists
 
 
-def test_images_that_training_left_out(us: Path) -> None:
+def test_the_sample_is_of_images_that_training_left_out(us: Path) -> None:
     args = arguments.parser(methods).parse_args(["--data-path", "digits", "--workers", "0", "--calibrate", "1"])
     fill_defaults(args)
     data = load_data(args)
@@ -170,27 +170,17 @@ def test_images_that_training_left_out(us: Path) -> None:
     assert not set(taken) & {number * len(data.train) // 1400 for number in range(1400)}
 
 
-def test_mistakes_are_one_line(us: Path, found: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    def said(main: Callable, *words: object) -> str:
-        capfd.readouterr()
-        try:
-            code = main(list(map(str, words)))
-        except SystemExit as ended:
-            code = ended.code
-        stderr = capfd.readouterr().err
-        assert (code, stderr.count("\n")) == (2, 1), stderr
-        return stderr
-
+def test_mistakes_are_one_line(us: Path, found: Path, tmp_path: Path, mistake: Callable[..., str]) -> None:
     line = [*SEARCH.split(), tmp_path / "channels.json", "--weights", us]
-    assert "--gmacs 0.001: from 0.0030 to less than 0.0439 are possible" in said(slim.main, *line, "--gmacs", 0.001)
-    assert "--gmacs: expected more than 0, not 0" in said(slim.main, *line, "--gmacs", 0)
-    assert "--images 2000: there are only 1442" in said(slim.main, *line, "--images", 2000)
-    assert "other seed; move it" in said(slim.main, *line, "--seed", 1, "-o", found)
+    assert "--gmacs 0.001: from 0.0030 to less than 0.0439 are possible" in mistake(slim.main, *line, "--gmacs", 0.001)
+    assert "--gmacs: expected more than 0, not 0" in mistake(slim.main, *line, "--gmacs", 0)
+    assert "--images 2000: there are only 1442" in mistake(slim.main, *line, "--images", 2000)
+    assert "other seed; move it" in mistake(slim.main, *line, "--seed", 1, "-o", found)
     (tmp_path / "other.json").write_text("{}")
-    assert "no file of a search" in said(slim.main, *line, "-o", tmp_path / "other.json")
+    assert "no file of a search" in mistake(slim.main, *line, "-o", tmp_path / "other.json")
     train = ["--data-path", "digits", "--stem", "small", "--output-dir", tmp_path, "--model"]
     flag = ["autoslim_mobilenet_v1", "--channels"]
-    assert "a list of 2 numbers of channels; this network takes 14" in said(train_adn.main, *train, *flag, "[8,16]")
-    assert "neither a file that" in said(train_adn.main, *train, *flag, tmp_path / "other.json")
-    assert "No such file" in said(train_adn.main, *train, *flag, tmp_path / "none.json")
-    assert "has no setting channels" in said(train_adn.main, *train, "us_mobilenet_v1", "--channels", found)
+    assert "a list of 2 numbers of channels; this network takes 14" in mistake(train_adn.main, *train, *flag, "[8,16]")
+    assert "neither a file that" in mistake(train_adn.main, *train, *flag, tmp_path / "other.json")
+    assert "No such file" in mistake(train_adn.main, *train, *flag, tmp_path / "none.json")
+    assert "has no setting channels" in mistake(train_adn.main, *train, "us_mobilenet_v1", "--channels", found)

@@ -10,7 +10,7 @@ def test_what_sounds_small_comes_first() -> None:
     assert sorted(names, key=sounds_like) == ["net_xxs24", "net_tiny_224", "net_base", "net_18", "net_34", "test_net"]
 
 
-def test_the_row_of_a_file() -> None:
+def test_the_row_of_a_file_says_why_it_is_not_tried() -> None:
     pytest.importorskip("timm")
     accepted, row = row_of("starnet", most=0.001)
     assert not accepted

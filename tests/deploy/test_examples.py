@@ -69,7 +69,7 @@ def compare(line: list[object], path: Path, resize: int) -> None:
     [("onnx", "onnxruntime"), ("onnx", "openvino"), ("executorch", "executorch"), ("torch", "torch")],
     indirect=["network"],
 )
-def test_in_python(network: Path, runtime: str, tmp_path: Path) -> None:
+def test_a_program_in_python_tells_what_torch_tells(network: Path, runtime: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(runtime) is None:
         pytest.skip(f"{runtime} is not installed")
     image = picture(tmp_path / "picture.png", 60, 50)
@@ -77,7 +77,7 @@ def test_in_python(network: Path, runtime: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["onnx"], indirect=True)
-def test_in_javascript(network: Path, tmp_path: Path) -> None:
+def test_a_page_in_javascript_tells_what_torch_tells(network: Path, tmp_path: Path) -> None:
     if not shutil.which("node") or not (EXAMPLES / "node_modules" / "onnxruntime-web").exists():
         pytest.skip("needs node, and `npm install` in examples/")
     image = picture(tmp_path / "picture.png", SIZE, SIZE)

@@ -68,7 +68,9 @@ def test_a_file_for_torch_needs_nothing_of_the_project(
     assert str(tmp_path).encode() not in file.read_bytes()
 
 
-def test_one_depth_of_another_size(trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys) -> None:
+def test_one_depth_is_exported_for_another_size(
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys
+) -> None:
     model, weights = trained
     file, images = tmp_path / "one.pt2", torch.rand(2, 3, 42, 42)
     line = ["--weights", str(weights), "--format", "torch", "--skip-cfg", "TTF", "--image-size", "42", "--batch", "2"]
@@ -96,34 +98,38 @@ def test_one_depth_of_another_size(trained: tuple[models.AdaptiveDepth, Path], t
     ],
 )
 def test_mistakes_are_one_line(
-    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, monkeypatch, capsys, flags: str, said: str
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, monkeypatch, mistake, flags: str, said: str
 ) -> None:
     missing = ("onnxruntime", "executorch")
     for name in [*missing, *(name for name in sys.modules if name.startswith(tuple(f"{top}." for top in missing)))]:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("onnx", "executorch"):
         monkeypatch.delitem(sys.modules, f"deploy.to_{name}", raising=False)
-    assert said in mistake(capsys, ["--weights", str(trained[1]), *flags.split(), "-o", str(tmp_path / "new" / "file")])
+    assert said in mistake(main, "--weights", trained[1], *flags.split(), "-o", tmp_path / "new" / "file")
     assert not (tmp_path / "new").exists()
 
 
-def test_weights_that_are_not_what_they_say(trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys) -> None:
+def test_weights_that_are_not_what_they_say_are_refused(
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake
+) -> None:
     content = torch.load(trained[1], weights_only=False)
     of_two, other = tmp_path / "of_two.pth", tmp_path / "other.pth"
     torch.save({**content, "classes": CLASSES[:2]}, of_two)
     torch.save({**content, "model": {"fc.weight": torch.zeros(3, 64)}}, other)
     for file, said in ((of_two, "names 2 classes, but its weights are for 3"), (other, "does not fit")):
-        assert said in mistake(capsys, ["--weights", str(file), "--format", "torch", "-o", str(tmp_path / "file")])
+        assert said in mistake(main, "--weights", file, "--format", "torch", "-o", tmp_path / "file")
 
 
-def test_where_nothing_can_be_written(trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, capsys) -> None:
+def test_a_place_that_cannot_be_written_is_refused_and_left_alone(
+    trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     places = [(trained[1] / "file", "cannot be written"), (tmp_path, "it is a folder")]
     if not os.access(closed, os.W_OK):  # root may
         places.append((closed / "file", "Permission denied"))
     for place, said in places:
-        assert said in mistake(capsys, ["--weights", str(trained[1]), "--format", "torch", "-o", str(place)])
+        assert said in mistake(main, "--weights", trained[1], "--format", "torch", "-o", place)
     assert list(tmp_path.iterdir()) == [closed]
 
 
@@ -131,16 +137,3 @@ def test_a_file_that_tells_of_this_machine_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"\0" + f'File "{Path.cwd()}/deploy/switch.py", line 1'.encode())
     assert writing.leaks(file) == [f"it names {Path.cwd()}"]
-
-
-def mistake(capsys: pytest.CaptureFixture, line: list[str]) -> str:
-    """The one line that the command says before it ends with code 2."""
-    try:
-        code = main(line)
-    except SystemExit as end:
-        code = end.code
-    said = capsys.readouterr().err
-    assert code == 2
-    assert said.count("\n") == 1
-    assert "error: " in said
-    return said

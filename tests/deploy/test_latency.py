@@ -31,7 +31,9 @@ def test_each_sub_network_is_compared_with_itself(tmp_path: Path) -> None:
     assert all(float(row[4].split()[0]) > 1.5 for row in rows)
 
 
-def test_a_page_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_a_page_is_written_added_to_or_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setattr(latency, "measure", lambda *arguments: "table")
     (tmp_path / "file").touch()
     assert latency.main(["-o", str(tmp_path / "file" / "page.md")]) == 2

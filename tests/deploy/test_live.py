@@ -87,7 +87,7 @@ def flags(folder) -> list[str]:
     return ["--weights", str(folder / "weights.pth"), "--data-path", "digits", "--device", "cpu", "--workers", "0"]
 
 
-def test_live_beside_its_simulation(network, tmp_path, capsys):
+def test_what_ran_live_is_written_beside_its_simulation(network, tmp_path, capsys):
     load = [str(network / "profile.json"), "--target-ms", "500", "--rate", "60", "--seconds", "0.7", "--images", "50"]
     argv = [*load, "--policies", "slack-fit", "TTT", "-o", str(tmp_path), "--turns", "2", *flags(network)]
     assert live.main(argv) == 0

@@ -51,7 +51,7 @@ def test_a_profile_has_a_row_for_each_sub_network_and_batch(tmp_path, capsys):
     assert first.subnets["TTT"]["macs"] == network.cost(network.base_net, 8).macs
 
 
-def test_other_ways_accuracies_and_a_budget(tmp_path, capsys):
+def test_a_profile_of_two_ways_with_accuracies_finds_the_best_within_a_budget(tmp_path, capsys):
     subnets = evaluation(tmp_path, FFF=90.0, TTT=91.0)
     flags = ["--subnets", "super", "base", "--ways", "eager", "plain", "--evaluation", subnets]
     code, found = run(tmp_path, *flags, "--budget-latency", "1000")
@@ -75,7 +75,7 @@ def made(**of: tuple[float, float, float]) -> Profile:
     return Profile({"model": "made"}, {name: {"macs": 1, "top1": values[0]} for name, values in of.items()}, rows)
 
 
-def test_what_nobody_should_use():
+def test_what_is_slower_and_worse_is_named_and_never_chosen():
     found = made(FF=(90.0, 4.0, 20.0), FT=(89.0, 5.0, 19.0), TF=(88.0, 4.0, 21.0), TT=(85.0, 2.0, 10.0))
     assert found.dominated("eager") == {"TF": "FF"}
     assert found.best("eager", 4.5).subnet == "FF"

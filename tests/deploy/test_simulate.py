@@ -59,7 +59,7 @@ def test_batches_take_their_mean_time_also_on_a_machine_of_two_speeds(fast):
     assert np.mean(drawn) == pytest.approx(times.mean() / 1000, rel=0.015)
 
 
-def test_one_worker_by_hand():
+def test_one_worker_does_what_a_hand_calculates():
     """Two at once and one later, through a network that takes 10 ms for one image and 15 for two."""
     options = [Option("F", 1, 0.010, 80.0), Option("F", 2, 0.015, 80.0)]
     found = simulate.simulate(
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(profiled):
     assert first["simulated"] != other["simulated"]
 
 
-def test_the_policies_and_what_is_written(profiled, capsys):
+def test_every_policy_is_simulated_printed_and_written(profiled, capsys):
     code, found = run(profiled, "--steps", "1:60", "1:250")
     assert code == 0
     of = found["simulated"]

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 
 import train_detection
 from benchmarks import scenes
-from tests.launch import ENVIRONMENT, ROOT, command, together
+from tests.launch import command, together
+from tests.runs import assert_same, content, kill_all, start, steps_done, wait_for_steps
 from utils.detection.coco import LikeShapes, read_part
 
 NETWORK = "--detector mask_rcnn --model mobilenet_v2 --fpn-width 8 --min-size 64 --max-size 96 --rois 16"
@@ -20,13 +19,7 @@ FLAGS = f"{NETWORK} --train-norms --batch-size 4 --workers 0 --lr 0.01 --epochs 
 STEPS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes that are started: sums are then taken in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(data: Path, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     assert run(data, folder) == 0
     return folder
@@ -49,21 +42,17 @@ def run(data: Path, folder: Path, *more: str) -> int:
 
 def test_a_killed_run_goes_on_to_the_same_bits(data: Path, whole: Path, tmp_path: Path) -> None:
     line = ("train_detection.py", *FLAGS.split(), "--data-path", data, "--output-dir", tmp_path)
-    process = subprocess.Popen(command(*line), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    metrics, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 100
-    while not metrics.exists() or metrics.read_text().count('"step"') < 2 * 2:  # inside the first epoch
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process = start(command(*line), tmp_path)
+    wait_for_steps(process, tmp_path, 2)
+    kill_all(process)
+    assert 2 <= steps_done(tmp_path) < STEPS, (tmp_path / "output.txt").read_text()
     assert run(data, tmp_path, "--resume", "auto") == 0
-    one, other = (torch.load(folder / "checkpoint.pth", weights_only=False) for folder in (whole, tmp_path))
+    one, other = content(whole), content(tmp_path)
     assert one["progress"] == other["progress"]
-    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert sum(line["event"] == "step" for line in lines) == STEPS
-    assert {"test_box_AP50_super", "test_mask_AP_base"} <= lines[-1].keys()
+    assert_same(one["model"], other["model"], "model")
+    assert steps_done(tmp_path) == STEPS
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"test_box_AP50_super", "test_mask_AP_base"} <= last.keys()
 
 
 def test_two_processes_are_one_evaluation(data: Path, whole: Path, tmp_path: Path) -> None:
@@ -110,40 +99,34 @@ def test_a_classification_checkpoint_starts_the_body(data: Path, tmp_path: Path)
     assert not any("norm" in name or name.startswith(("features.0.", "features.2.")) for name in changed)
 
 
-def test_mistakes_are_one_line(data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    def mistake(*line: object, data: Path = data) -> str:
-        capsys.readouterr()
-        line = [*FLAGS.split(), "--data-path", data, "--output-dir", tmp_path / "out", *line]
-        assert train_detection.main(list(map(str, line))) == 2
-        said = capsys.readouterr().err.strip()
-        assert said.startswith("train_detection.py: error: ")
-        assert "\n" not in said
-        return said
+def test_mistakes_are_one_line(data: Path, whole: Path, tmp_path: Path, mistake: Callable[..., str]) -> None:
+    def said(*line: object, data: Path = data) -> str:
+        places = ["--data-path", data, "--output-dir", tmp_path / "out"]
+        line = mistake(train_detection.main, *FLAGS.split(), *places, *line)
+        assert line.startswith("train_detection.py: error: ")
+        return line
 
     broken = tmp_path / "broken"
     shutil.copytree(data, broken)
     annotations = broken / "annotations" / "instances_train.json"
     content = json.loads(annotations.read_text())
     (broken / "train" / "000003.png").rename(broken / "train" / "other.png")
-    assert "000003.png of instances_train.json is missing" in mistake(data=broken)
+    assert "000003.png of instances_train.json is missing" in said(data=broken)
     (broken / "train" / "other.png").rename(broken / "train" / "000003.png")
     content["annotations"][4]["category_id"] = 77
     annotations.write_text(json.dumps(content))
-    assert "annotation 5 is of category 77, which is not listed" in mistake(data=broken)
+    assert "annotation 5 is of category 77, which is not listed" in said(data=broken)
     annotations.write_text("{}")
-    assert "lacks 'images'" in mistake(data=broken)
+    assert "lacks 'images'" in said(data=broken)
     annotations.unlink()
-    assert "instances_train*.json, there is none" in mistake(data=broken)
-    frozen = [*NETWORK.split(), "--data-path", str(data), "--workers", "0"]
-    assert train_detection.main(frozen) == 2
-    assert "give --init-from or --train-norms" in capsys.readouterr().err
+    assert "instances_train*.json, there is none" in said(data=broken)
+    frozen = [*NETWORK.split(), "--data-path", data, "--workers", "0"]
+    assert "give --init-from or --train-norms" in mistake(train_detection.main, *frozen)
     weights = "--test-only", "--weights", whole / "checkpoint.pth"
-    assert "has 4 flags; the model has 5" in mistake(*weights, "--skip-cfg", "TTTT")
+    assert "has 4 flags; the model has 5" in said(*weights, "--skip-cfg", "TTTT")
     other = "--detector", "faster_rcnn", "--resume", whole / "checkpoint.pth"
-    assert "other settings (detector mask_rcnn → faster_rcnn" in mistake(*other)
-    with pytest.raises(SystemExit):
-        train_detection.main(["--data-path", "x", "--test-only"])
-    assert "--test-only needs --weights" in capsys.readouterr().err
+    assert "other settings (detector mask_rcnn → faster_rcnn" in said(*other)
+    assert "--test-only needs --weights" in mistake(train_detection.main, "--data-path", "x", "--test-only")
 
 
 def test_batches_are_of_like_shapes_and_show_every_image() -> None:

@@ -1,4 +1,4 @@
-"""Started by torchrun: every process evaluates its share of two images and says what it knows afterwards."""
+"""Started in three processes by test_accuracy.py: each evaluates its share of two images and says what it knows."""
 
 import json
 import sys

@@ -65,7 +65,7 @@ def test_logits_are_the_networks_in_the_order_of_the_data_without_what_cannot_be
             torch.testing.assert_close(torch.from_numpy(found), values, atol=1e-4, rtol=1e-4)
 
 
-def test_classes_and_their_accuracies(alone):
+def test_accuracies_of_classes_are_those_of_the_logits(alone):
     with np.load(alone / "predictions.npz") as kept, open(alone / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))
         assert [(row["class"], row["images"]) for row in rows] == [("$cow", "4"), ("ant", "4"), ("bee", "3")]

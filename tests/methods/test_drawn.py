@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-import methods
 from methods.drawn import Drawn
 from tests.methods.test_adn import settings
 from tests.tiny import batch, tiny
 from utils.errors import UserError
-from utils.flags.arguments import parser
 from utils.train.losses import Outputs
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep
@@ -59,30 +57,6 @@ def test_the_average_s_super_net_teaches_if_asked_to():
     assert isinstance(teacher, Outputs)
     assert torch.equal(teacher.logits, average(batch(4)))
     assert method.distance.temperature == 2.0
-
-
-@pytest.mark.parametrize(
-    ("flags", "problem"),
-    [
-        ("--draw 0.4 0.3 --method adn", None),
-        ("--draw 0.5 0.3", "--draw has no effect without --method drawn"),
-        ("--middle 1 --method drawn", "--middle has no effect without --method adn"),
-        ("--method drawn --ema-teacher", "--ema-teacher has no effect without --method drawn and --model-ema"),
-        ("--method drawn --subpath-alpha 0.3", "--subpath-alpha has no effect without --method adn or --ema-teacher"),
-        ("--method drawn --subpath-alpha 0.3 --subpath-topk 5 --ema-teacher --model-ema", None),
-        ("--method drawn --fpn", "--fpn has no effect without self-distillation"),
-        ("--method drawn --draw 0.4", "--draw: expected 2 arguments"),
-        ("--method drawn --draw 0.4 1.5", "--draw: expected at least 0 and at most 1, not 1.5"),
-        ("--middle -1", "--middle: expected at least 0, not -1"),
-    ],
-)
-def test_flags_without_effect_are_refused(flags, problem, capsys):
-    if problem is None:
-        parser(methods).parse_args(flags.split())
-        return
-    with pytest.raises(SystemExit):
-        parser(methods).parse_args(flags.split())
-    assert problem in capsys.readouterr().err
 
 
 def test_shares_of_more_than_all_are_refused():

@@ -1,23 +1,20 @@
 """Both stages of DS-Net: who learns from whom, what is drawn, what the gate's loss is, and what is refused."""
 
 import json
-import subprocess
 from collections import Counter
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import methods
 import models
 import train_adn
 from methods.dsnet import Gate, GateLoss, Slimmable
-from tests.launch import ENVIRONMENT, ROOT, command, launch
+from tests.launch import command
 from tests.methods.test_adn import settings
+from tests.runs import assert_same, content, kill_all, start, steps_done, wait_for_steps
 from tests.tiny import tiny
-from tests.train.test_resume import assert_same, content, kill_all, steps_done, wait_for_steps
 from utils.errors import UserError
-from utils.flags.arguments import parser
 from utils.train.losses import Outputs
 from utils.train.passes import LABELS
 from utils.train.step import TrainingStep
@@ -96,7 +93,7 @@ def test_the_gate_learns_where_the_smallest_network_is_right(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_two_forms_of_the_gate_s_loss():
+def test_the_gate_s_loss_is_the_official_or_the_corrected_formula():
     logits, drawn, right = torch.randn(4, 4), torch.rand(4, 4), torch.tensor([True, False, True, False])
     spent = torch.tensor([0.1, 0.2, 0.3, 0.4])
     student, target = Outputs(logits, [logits, drawn, spent, 2 * spent]), torch.tensor([0, 3, 0, 3])
@@ -117,26 +114,8 @@ def test_what_cannot_be_is_refused(model):
         Gate(settings(weights=None, init_from=None, resume=""), model)
 
 
-@pytest.mark.parametrize(
-    ("flags", "problem"),
-    [
-        ("--method dsnet --model-ema --bootstrap ensemble", None),
-        ("--method dsnet-gate --gate-loss corrected --gate-cost 3", None),
-        ("--bootstrap off", "--bootstrap has no effect without --method dsnet"),
-        ("--method dsnet --gate-cost 1", "--gate-cost has no effect without --method dsnet-gate"),
-        ("--method dsnet --subpath-alpha 0.3", "--subpath-alpha has no effect without --method adn"),
-    ],
-)
-def test_flags_without_effect_are_refused(flags, problem, capsys):
-    if problem is None:
-        parser(methods).parse_args(flags.split())
-        return
-    with pytest.raises(SystemExit):
-        parser(methods).parse_args(flags.split())
-    assert problem in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("method", ["dsnet --bootstrap ensemble --model-ema --model-ema-steps 1", "dsnet-gate"])
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_goes_on_to_the_same_bits(method, model, tmp_path, capsys):
     """And is tested with what its images took."""
     data = "--data-path digits --train-images 48 --val-images 20 --train-crop-size 16 --val-resize-size 16"
@@ -149,19 +128,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(method, model, tmp_path, capsys):
         torch.save(models.build("slimmable_mbnet_v1_small", num_classes=10).state_dict(), tmp_path / "weights.pth")
         line += ["--weights", str(tmp_path / "weights.pth")]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    broken.mkdir()
-    with open(broken / "output.txt", "w") as output:
-        started = command("train_adn.py", *line, "--output-dir", broken)
-        process = subprocess.Popen(
-            started, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
-        )
+    process = start(command("train_adn.py", *line, "--output-dir", broken), broken)
     wait_for_steps(process, broken, 8)
     kill_all(process)
     assert 8 <= steps_done(broken) < 6 * epochs, (broken / "output.txt").read_text()
-    for folder, more in ((whole, []), (broken, ["--resume", "auto"])):
-        done = launch("train_adn.py", *line, *more, "--output-dir", folder)
-        assert done.returncode == 0, done.stderr
-    assert "Resumed" in done.stdout
+    assert train_adn.main([*line, "--output-dir", str(whole)]) == 0
+    assert train_adn.main([*line, "--output-dir", str(broken), "--resume", "auto"]) == 0
+    assert "Resumed" in capsys.readouterr().out
     one, other = content(whole), content(broken)
     for part in ("model", "optimizer", "statistics", *(["model_ema"] if "ema" in method else [])):
         assert_same(one[part], other[part], part)

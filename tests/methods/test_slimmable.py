@@ -14,7 +14,6 @@ import models
 from methods.slimmable import Sandwich, Slimmable
 from tests.filled import filled, images
 from tests.methods.test_adn import settings
-from utils.errors import UserError
 from utils.flags.arguments import parser
 from utils.train.optim import build_optimizer
 from utils.train.passes import LABELS
@@ -87,18 +86,3 @@ def test_all_sub_networks_learn_from_labels_or_from_the_largest() -> None:
     assert {this.targets for this in method.passes(0, 0)} == {((LABELS, 1.0),)}
     distilled = Slimmable(settings("--in-place-distillation"), model).passes(0, 0)
     assert [this.targets for this in distilled] == [((LABELS, 1.0),)] + 3 * [((0, 1.0),)]
-
-
-@pytest.mark.parametrize(
-    ("flags", "problem"),
-    [
-        ("--sandwich 3", "--sandwich has no effect without --method sandwich"),
-        ("--in-place-distillation", "has no effect without --method slimmable or sandwich"),
-        ("--method sandwich --sandwich 1", "expected at least 2, not 1"),
-        ("--method slimmable --fpn", "--fpn has no effect"),
-    ],
-)
-def test_flags_without_effect_are_refused(flags: str, problem: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises((SystemExit, UserError)):
-        parser(methods).parse_args(["--data-path", ".", *flags.split()])
-    assert problem in capsys.readouterr().err

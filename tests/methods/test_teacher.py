@@ -50,7 +50,7 @@ def test_the_loss_is_the_formula(flags: str) -> None:
     assert not any(parameter.requires_grad for parameter in method.outside.parameters())
 
 
-def test_what_can_teach(tmp_path: Path) -> None:
+def test_a_checkpoint_and_a_script_can_teach_and_what_cannot_is_refused(tmp_path: Path) -> None:
     model = tiny("resnet20", width=16, num_classes=10)
     saved = {"model": model.state_dict(), "args": train_adn.parser(methods).parse_args(["--model", "resnet20"])}
     torch.save(saved, ours := tmp_path / "ours.pth")

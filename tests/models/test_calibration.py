@@ -53,7 +53,8 @@ def as_read(statistics: dict) -> dict:
 @pytest.mark.parametrize("name", NORMED)
 @torch.no_grad()
 def test_every_subnetwork_has_the_statistics_that_it_would_have_by_itself(name):
-    model, images, x = tiny(name), batches(), torch.randn(2, 3, 32, 32)
+    model, images = tiny(name).double(), [x.double() for x in batches()]
+    x = torch.randn(2, 3, 32, 32).double()
     raw, state = model.forward_all(x), copy.deepcopy(model.state_dict())
     model.train()
     assert models.calibrate(model, images) == sum(isinstance(module, BATCH_NORM) for module in model.modules())
@@ -63,7 +64,7 @@ def test_every_subnetwork_has_the_statistics_that_it_would_have_by_itself(name):
     assert model.state_dict().keys() == state.keys()
     outputs = model.forward_all(x)
     for skip in [model.super_net, model.base_net, *model.subnets[1:-1:5]]:
-        expected = by_itself(tiny(name), skip, images)
+        expected = by_itself(tiny(name).double(), skip, images)
         plain = model.extract(skip)
         for (key, ours), theirs in zip(plain.state_dict().items(), expected.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=key)

@@ -43,7 +43,7 @@ def images(count: int = 32, seed: int = 1) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def test_words_and_what_they_name(model):
+def test_a_word_names_one_sub_network_and_all_of_them_go_by_cost(model):
     assert model.subnets == NAMES
     assert model.routes == ROUTES
     assert [model.parse(word) for word in ("uniform_0", "smallest", "gate")] == ["smallest", "smallest", "gate"]
@@ -85,7 +85,7 @@ def test_each_image_runs_in_the_network_that_the_gate_chose_for_it(model):
     assert sum(p.numel() for p in taken.parameters()) == sum(p.numel() for p in model.view("gate").parameters())
 
 
-def test_statistics_of_each_sub_network_s_own(model):
+def test_calibrated_each_sub_network_has_statistics_of_its_own(model):
     """The gate's networks have them together: one's trunk runs for all."""
     largest = model(images())
     models.calibrate(model, [images(), images(seed=3)], ["gate"])

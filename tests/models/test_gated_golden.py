@@ -52,13 +52,13 @@ def with_weights(state: dict[str, Tensor]) -> DynamicSlimmable:
     return model
 
 
-def test_names_and_shapes():
+def test_names_and_shapes_are_the_official_ones():
     model = models.build(NAME)
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == GOLDEN["manifest"]
     assert sum(parameter.numel() for parameter in model.parameters()) == 7_676_204
 
 
-def test_operations_in_both_conventions():
+def test_operations_are_the_official_ones_in_both_conventions():
     model = models.build(NAME)
     for name, macs in GOLDEN["macs_conv_and_linear"].items():
         network = model.view(model.parse(name))
@@ -75,7 +75,7 @@ def test_operations_in_both_conventions():
         ("fill_x2", 2.0, 1e-3, torch.float64, ("largest", "uniform_5")),
     ],
 )
-def test_logits(record, gain, tolerance, kind, names):
+def test_logits_are_the_official_ones(record, gain, tolerance, kind, names):
     """The weights times 2 magnify rounding: of `largest` even float64 is 5e-4 of the spread from the record."""
     model, batch = full(gain).to(kind), images(2, 224).to(kind)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_logits(record, gain, tolerance, kind, names):
             assert logits.std().item() == pytest.approx(expected["std"], rel=tolerance)
 
 
-def test_the_gate_and_its_logits(calibrated):
+def test_the_gate_decides_as_the_official_one(calibrated):
     model, batch, expected = with_weights(calibrated).eval(), images(4, 224), GOLDEN["dynamic"]
     with torch.no_grad():
         logits, gate = model(batch, "gate"), model.view("gate")
@@ -101,7 +101,7 @@ def test_the_gate_and_its_logits(calibrated):
     assert round(count[3] / 1e6, 1) == 200.9, "the depthwise convolutions' error"
 
 
-def test_a_step_of_the_first_stage(calibrated):
+def test_a_step_of_the_first_stage_equals_the_official_one(calibrated):
     """On the labels alone, with the two networks that were drawn there."""
     model, expected = with_weights(calibrated).train(), GOLDEN["stage1"]
     average = MovingAverage(model, decay=0.997, every=1)
@@ -123,7 +123,7 @@ def test_a_step_of_the_first_stage(calibrated):
         assert means == pytest.approx(expected[key], rel=1e-4, abs=2e-6), key
 
 
-def test_a_step_of_the_gate(calibrated, monkeypatch):
+def test_a_step_of_the_gate_equals_the_official_one(calibrated, monkeypatch):
     """Without noise, as there; the official code's gradients of what it does not train are not asked for."""
     monkeypatch.setattr(Tensor, "exponential_", lambda self: self.fill_(1.0))
     model, expected = with_weights(calibrated).train(), GOLDEN["gate"]

@@ -104,7 +104,7 @@ def found(network: nn.Module) -> list[tuple[str, str]]:
         (nn.Sequential(Pair(), Block(4, 9)), []),
     ],
 )
-def test_stages(body: nn.Module, stages: list) -> None:
+def test_stages_are_rows_of_residual_blocks_of_one_shape(body: nn.Module, stages: list) -> None:
     assert found(Network(body, 9)) == stages
 
 

@@ -52,8 +52,9 @@ def check(logits: torch.Tensor, record: dict) -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN["models"])
-def test_names_shapes_and_costs(name: str) -> None:
-    model, golden = models.build(name), GOLDEN["models"][name]
+def test_names_shapes_and_costs_are_the_official_ones(name: str) -> None:
+    with torch.device("meta"):
+        model, golden = models.build(name), GOLDEN["models"][name]
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == golden["manifest"]
     between = {208: "208@224+192", 176: "176@160", 144: "144@128:0.45", 112: "112@128+96:0.3"}
     macs = {size: model.cost(model.parse(between.get(int(size), size))).macs for size in golden["macs"]}
@@ -61,9 +62,7 @@ def test_names_shapes_and_costs(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", [group for group in RECORDS if group != "datafree_interpolated_bn"])
-def test_logits_of_branches_with_their_own_and_other_encodings_on_their_own_and_other_sizes(
-    model: ScaleAdaptive, group: str
-) -> None:
+def test_branches_have_the_official_logits_whatever_encoding_and_size(model: ScaleAdaptive, group: str) -> None:
     if group == "fill_scaled":
         scaled(model)
     elif not group.startswith("fill"):
@@ -77,7 +76,7 @@ def test_logits_of_branches_with_their_own_and_other_encodings_on_their_own_and_
             check(model(images(len(record["head"]), int(size)), subnet), record)
 
 
-def test_logits_half_way_between_two_branches(model: ScaleAdaptive) -> None:
+def test_half_way_between_two_branches_logits_are_the_official_ones(model: ScaleAdaptive) -> None:
     calibrated(model)
     words = ("224", "208@224+192", "176@192+160", "144@160+128", "112@128+96")
     for word, record in zip(words, RECORDS["datafree_interpolated_bn"].values(), strict=True):
@@ -87,7 +86,7 @@ def test_logits_half_way_between_two_branches(model: ScaleAdaptive) -> None:
             check(model.extract(subnet)(images(2, subnet.size)), record)
 
 
-def test_logits_after_calibration(model: ScaleAdaptive) -> None:
+def test_after_calibration_logits_are_the_official_ones(model: ScaleAdaptive) -> None:
     assert model.calibrate([[images(4, size, seed) for size in SIZES] for seed in (7, 8)]) == 20
     with torch.no_grad():
         logits = model.forward_all([images(2, size) for size in SIZES])

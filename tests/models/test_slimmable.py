@@ -101,7 +101,7 @@ def test_a_width_trains_its_leading_channels_and_its_own_statistics(name: str) -
             assert trained[key].count_nonzero() == inside, f"{key}: a channel that does not run has a gradient"
 
 
-def test_widths_of_a_list() -> None:
+def test_a_network_of_a_list_has_these_widths_alone() -> None:
     model = models.build("s_mobilenet_v2")
     assert model.subnets == (1.0, 0.75, 0.5, 0.35)
     assert [model.parse(word) for word in ("0.35", ".5", "1")] == [0.35, 0.5, 1.0]
@@ -116,7 +116,7 @@ def test_widths_of_a_list() -> None:
 
 
 @torch.no_grad()
-def test_all_widths_of_a_range() -> None:
+def test_a_network_of_a_range_has_every_width_once_it_is_calibrated() -> None:
     model, x = small("us_mobilenet_v1"), images(4, 32)
     assert (model.parse("0.37"), model.name(0.37)) == (0.37, "0.37")
     assert [model.draw(place) for place in (0, 0.62, 1 - 2**-32)] == pytest.approx([0.25, 0.715, 1.0])

@@ -108,7 +108,7 @@ def test_copies_follow_the_network(model: TwoWidths) -> None:
     assert torch.equal(model(images(), "narrow"), expected)
 
 
-def test_statistics_of_each_sub_network_s_own(model: TwoWidths) -> None:
+def test_calibrated_a_sub_network_has_statistics_of_its_own(model: TwoWidths) -> None:
     batches, before = [images(), images() * 3], model.eval()(images(), "narrow")
     assert model.calibrate(batches, ["narrow"]) == 1
     weight, bias = model.body[0].weight[:4], model.body[0].bias[:4]
@@ -137,7 +137,7 @@ def test_without_running_statistics_a_width_trains_and_cannot_evaluate() -> None
         norm.eval()(images()[:, :1].expand(-1, 4, -1, -1))
 
 
-def test_runs_compiled(model: TwoWidths) -> None:
+def test_compiled_it_gives_the_same(model: TwoWidths) -> None:
     model.eval()
     expected = [model(images(), name) for name in WIDTHS]
     model.compile()

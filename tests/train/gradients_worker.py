@@ -59,8 +59,8 @@ CASES = {  # name → network, passes, batches a step, settings
     "fp16 scaling": ("resnet20", adn, 2, "scaled"),
     "compiled": ("resnet20", partial(drawn, 2), 1, "compiled"),
     "fresh gradients": ("resnet20", partial(drawn, 3), 1, "none"),
-    "all widths": ("s_resnet18", partial(of_method, Slimmable), 1, ""),
-    "sandwich of widths": ("us_mobilenet_v1", partial(of_method, Sandwich), 1, ""),
+    "all widths": ("s_mobilenet_v2_small", partial(of_method, Slimmable), 1, ""),
+    "sandwich of widths": ("us_mobilenet_v2_small", partial(of_method, Sandwich), 1, ""),
 }
 
 
@@ -85,7 +85,7 @@ def run_step(model: nn.Module, passes: list, batches: list, settings: str) -> No
 def compare(case: str) -> dict:
     name, passes_of, accumulate, settings = CASES[case]
     torch.manual_seed(0)
-    model = (tiny if name in TINY else partial(models.build, stem="small"))(name, num_classes=7).train()
+    model = (tiny if name in TINY else models.build)(name, num_classes=7).train()
     for module in model.modules():
         if hasattr(module, "p"):
             module.p = 0.0

@@ -2,7 +2,6 @@
 
 import argparse
 import resource
-import subprocess
 import zlib
 
 import pytest
@@ -10,17 +9,16 @@ import torch
 
 import models
 import train_adn
-from tests.launch import ENVIRONMENT, ROOT, command
 from tests.pictures import image_folder
+from tests.runs import assert_same
 from tests.tiny import tiny
-from tests.train.test_resume import assert_same
 from utils.errors import UserError
 from utils.train import checkpoint, folder, optim
 from utils.train.log import Meters
 
 SMALL = (
-    "--model mobilenet_v2 --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --workers 0 --batch-size 4 "
-    "--model-ema --lr 0.01"
+    "--model mobilenet_v2_small --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --workers 0 "
+    "--batch-size 4 --model-ema --lr 0.01"
 )
 
 
@@ -91,25 +89,20 @@ def test_changed_arguments_and_batches_are_reported(run, tmp_path):
     assert "global batch 4 → 8" in stdout
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(data, run, tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(run, tmp_path):
     """No file may grow beyond half a checkpoint: what a full disk does to a program."""
     assert run("--epochs 1")[0] == 0
     saved = (tmp_path / "checkpoint.pth").read_bytes()
-    limit = len(saved) // 2
-    flags = [*SMALL.split(), "--epochs", "2", "--resume", "auto", "--data-path", data, "--output-dir", tmp_path]
-    done = subprocess.run(
-        command("train_adn.py", *flags),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 2, done.stderr
-    assert "checkpoint.pth" in done.stderr
-    assert "File too large" in done.stderr
-    assert "Traceback" not in done.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(saved) // 2, limits[1]))
+    try:
+        code, _, stderr = run("--epochs 2 --resume auto")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2, stderr
+    assert "checkpoint.pth" in stderr
+    assert "File too large" in stderr
+    assert "Traceback" not in stderr
     assert (tmp_path / "checkpoint.pth").read_bytes() == saved
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -49,7 +49,7 @@ def copy_of(place: Path, to: Path) -> Path:
     return to
 
 
-def test_what_a_run_keeps(earlier):
+def test_a_run_keeps_its_newest_best_and_last_checkpoints(earlier):
     assert {path.name for path in earlier.glob("model_*")} == {"model_3.pth", "model_4.pth"}
     best, newest = content(earlier / "best.pth"), content(earlier / "checkpoint.pth")
     assert set(best) == {"model", "epoch", "args", "classes", "run", "trained", "versions"}
@@ -124,7 +124,7 @@ def test_a_refused_call_changes_no_file(earlier, tmp_path, capsys):
     assert {path: path.read_bytes() for path in place.rglob("*")} == before
 
 
-def test_a_batch_of_another_size_inside_an_epoch(tmp_path, capsys, monkeypatch):
+def test_an_epoch_goes_on_in_batches_of_another_size_for_the_steps_that_are_left(tmp_path, capsys, monkeypatch):
     """Ten steps of five make the epoch's five, were it not for the steps that are left."""
     save = folder.save
 

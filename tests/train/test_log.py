@@ -18,7 +18,7 @@ def result(loss: float, *best: int) -> SimpleNamespace:
     return SimpleNamespace(loss=torch.tensor(loss) / 4, logits=logits.bfloat16(), weight=0.25)
 
 
-def test_sums_and_averages():
+def test_averages_are_those_of_all_images():
     meters = Meters(2, CPU)
     meters.add([result(2.0, 3, 3), result(1.0, 3, 2)], torch.tensor([3, 4]))
     meters.add([result(5.0, 9), result(1.0, 0)], torch.eye(10)[[9]])  # soft labels

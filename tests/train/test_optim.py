@@ -26,7 +26,7 @@ def decay_by_name(model: nn.Module, flags: str) -> dict[str, float]:
     return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-def test_decay_of_norms_biases_and_embeddings():
+def test_norms_biases_and_embeddings_decay_as_asked():
     flags = "--wd 0.5 --norm-weight-decay 0.1 --bias-weight-decay 0.2 --transformer-embedding-decay 0.3"
     resnet = decay_by_name(tiny("resnet50"), flags)
     assert resnet["layer1.0.conv1.weight"] == resnet["fc.weight"] == 0.5
@@ -54,7 +54,7 @@ def test_without_flags_everything_decays_alike():
         ("--opt adamw --lr 0.001", torch.optim.AdamW, {"lr": 0.001, "betas": (0.9, 0.999)}),
     ],
 )
-def test_optimizers(flags, kind, settings):
+def test_an_optimizer_has_the_settings_that_were_asked_for(flags, kind, settings):
     optimizer = optim.build_optimizer(tiny("resnet18"), args_of(flags))
     assert type(optimizer) is kind
     assert settings.items() <= optimizer.param_groups[0].items()
@@ -138,7 +138,7 @@ def rates(flags: str, epochs: int) -> list[float]:
     return values
 
 
-def test_schedules():
+def test_rates_are_those_of_the_schedule():
     assert rates("--lr-step-size 2", 5) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert rates("--lr-scheduler multisteplr --lr-multi-steps 1 3 --lr-gamma 0.5", 4) == pytest.approx(
         [1, 0.5, 0.5, 0.25]

@@ -11,12 +11,14 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 import models
+from tests.deploy.shallow import shallow
 from tests.filled import filled, images
-from tests.tiny import TINY, batch, tiny
+from tests.tiny import batch, tiny
 from utils.train.losses import Distillation, Outputs, mean_over_space
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep
 
+SHALLOW = ("convnext", "regnet")  # the usual ones are wide
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
 
 
@@ -63,9 +65,9 @@ def test_a_step_equals_the_official_one(name):
     assert means == pytest.approx(golden["running_mean_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith(("resnet50", "resnext50"))])  # slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "mobilenet_v2", "vit_b_16", "swin_t", "swin_v2_t", *SHALLOW])
 def test_passes_in_turn_give_the_gradients_of_the_summed_loss(name):
-    model = tiny(name).double().train()
+    model = (shallow if name in SHALLOW else tiny)(name).double().train()
     for module in model.modules():
         if isinstance(module, (nn.Dropout, StochasticDepth)):
             module.p = 0.0
