@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -47,9 +48,28 @@ class Backbone(nn.Module):
         return with_children(self, {**self._modules, "body": self.body.trunk(skip)})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Of what `at` gives; the body by itself is no chain."""
+        """Of what `at` gives; the body by itself is no chain. In float32, which anchors and boxes take over."""
         stages = self.body(x)
-        return self.fpn(OrderedDict((str(level), stages[stage]) for level, stage in enumerate(self.taken)))
+        levels = self.fpn(OrderedDict((str(level), stages[stage]) for level, stage in enumerate(self.taken)))
+        return {name: _at_least_float32(level) for name, level in levels.items()}
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class ExactBoxes(BoxCoder):
+    """Boxes are decoded in float32 under autocast too: in 16 bits, large coordinates are pixels apart."""
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        return super().decode_single(_at_least_float32(rel_codes), boxes)
+
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """In its input's precision: torchvision's gives float32, and all behind it would keep that for its gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
 
 
 class Detector(ByStage, Views):
@@ -143,7 +163,11 @@ def build(
     sides = [stride * (anchor_scale or sides) for stride in [*(strides[stage] for stage in taken), *more]]
     anchors = AnchorGenerator(tuple(tuple(int(side * 2**t) for t in thirds) for side in sides), (RATIOS,) * len(sides))
     heads = _heads(kind, width, [str(level) for level in range(len(taken))], num_classes, anchors)
-    return KINDS[kind](backbone, **heads, **settings)
+    detector = KINDS[kind](backbone, **heads, **settings)
+    for module in detector.modules():
+        if hasattr(module, "box_coder"):
+            module.box_coder.__class__ = ExactBoxes
+    return detector
 
 
 def _heads(kind: str, width: int, levels: list[str], num_classes: int, anchors: AnchorGenerator) -> dict[str, Any]:
@@ -228,6 +252,6 @@ def _frozen(norm: nn.Module) -> nn.Module:
         from timm.layers import freeze_batch_norm_2d
 
         return freeze_batch_norm_2d(norm)
-    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
+    frozen = FrozenNorm(norm.num_features, norm.eps)
     frozen.load_state_dict(norm.state_dict())
     return frozen

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def test_mistakes_are_one_line(data: Path, whole: Path, tmp_path: Path, mistake:
     assert "lacks 'images'" in said(data=broken)
     annotations.unlink()
     assert "instances_train*.json, there is none" in said(data=broken)
+    content["annotations"][4] |= {"category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    annotations.write_text(json.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pycocotools", None)
+        assert "polygons need a package that is not here: pip install pycocotools" in said(data=broken)
     frozen = [*NETWORK.split(), "--data-path", data, "--workers", "0"]
     assert "give --init-from or --train-norms" in mistake(train_detection.main, *frozen)
     weights = "--test-only", "--weights", whole / "checkpoint.pth"

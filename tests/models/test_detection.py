@@ -92,6 +92,20 @@ def test_frozen_norms_are_torchvisions() -> None:
     assert all(torch.equal(found[level], expected[level]) for level in expected)
 
 
+def test_boxes_are_float32_and_activations_are_not_under_autocast() -> None:
+    detector = build("faster_rcnn", "resnet18", 4, **SIZES).eval()
+    kept: list[torch.dtype] = []
+    detector.backbone.body.layer2.register_forward_hook(lambda module, given, found: kept.append(found.dtype))
+    seen: list[torch.dtype] = []
+    detector.roi_heads.register_forward_pre_hook(lambda heads, given: seen.extend(boxes.dtype for boxes in given[1]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        detections = detector(IMAGES)
+        body = detector.view().backbone.body(torch.rand(1, 3, 64, 64))
+    assert seen
+    assert {*seen, *(found["boxes"].dtype for found in detections)} == {torch.float32}
+    assert {stage.dtype for stage in body} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "swin_t", "convnext_tiny", "regnet_y_400mf", "resnet20"])
 def test_both_passes_train_a_body_of_every_family(name: str) -> None:
     detector = build("faster_rcnn", name, 4, trained_norms=True, width=8, **SIZES)

@@ -205,6 +205,8 @@ def _scenes(content: dict, folder: Path, **how: object) -> Scenes:
             raise ValueError(f"annotation {one.get('id')} is of image {one['image_id']}, which is not listed")
     objects = sorted(content["annotations"], key=lambda one: places[one["image_id"]])
     outlines = [one.get("segmentation") for one in objects] if how["with_masks"] else []
+    if any(isinstance(outline, list) for outline in outlines):
+        masks.pycocotools()  # that it is missing is said here, not in a worker
     texts = [json.dumps(outline, separators=(",", ":")).encode() for outline in outlines]
     boxes = np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4)
     return Scenes(

@@ -1,5 +1,6 @@
 """Masks as COCO's files hold them: runs of pixels down the columns, packed into text or not; and polygons."""
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,15 @@ def unpacked(text: str) -> list[int]:
     return runs
 
 
+def pycocotools() -> ModuleType:
+    """What knows polygons."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise UserError("masks that are polygons need a package that is not here: pip install pycocotools") from None
+    return mask
+
+
 def decode(outline: Any, height: int, width: int) -> np.ndarray:
     """The mask of an annotation's `segmentation`, as bytes of 0 and 1."""
     if isinstance(outline, dict):
@@ -41,8 +51,5 @@ def decode(outline: Any, height: int, width: int) -> np.ndarray:
         if len(pixels) != height * width:
             raise ValueError(f"a mask has {len(pixels)} pixels, its image {height} x {width}")
         return np.ascontiguousarray(pixels.reshape(width, height).T)
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise UserError("masks that are polygons need a package that is not here: pip install pycocotools") from None
+    mask = pycocotools()
     return mask.decode(mask.merge(mask.frPyObjects(outline, height, width)))
