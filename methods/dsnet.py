@@ -52,6 +52,8 @@ class Slimmable:
         self.seed, self.bootstrap = args.seed, args.bootstrap
         self.largest, *self.others, self.smallest = model.subnets
         self.tested = {"smallest": self.smallest, "largest": self.largest}
+        if hasattr(model, "gate"):  # no pass reaches it: processes would look for its gradient in every step
+            model.gate.requires_grad_(False)
 
     def passes(self, epoch: int, step: int) -> list[Pass]:
         taught = LABELS if self.bootstrap == "off" else self.teacher
@@ -75,6 +77,7 @@ class Slimmable:
 class Gate:
     """The gate alone learns: the labels by what it chose, and to take the smallest network where that is right."""
 
+    few_shapes = False  # of convolutions: how many images go which way is ever new
     roles = ("gate",)
 
     def __init__(self, args: Namespace, model: Any) -> None:

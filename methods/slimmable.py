@@ -56,6 +56,7 @@ class Slimmable:
 class Sandwich:
     """The largest, the smallest, and others drawn anew each time."""
 
+    few_shapes = False  # of convolutions: drawn widths are ever new
     distance = staticmethod(soft_cross_entropy)
 
     def __init__(self, args: Namespace, model: Any) -> None:

@@ -25,7 +25,7 @@ from . import skip as skips
 from .calibration import WithStatistics
 from .selection import BATCH_NORM, Stage, add_twins, rebuild, select, with_buffers
 from .skip import ByStage, Skip
-from .subnet import ordinary
+from .subnet import in_float32, ordinary
 
 
 class Selected(NamedTuple):
@@ -142,12 +142,7 @@ class AdaptiveDepth(ByStage, WithStatistics):
         return self._selected.paths[self._path(prefix)](x)
 
     def _logits(self, skip: Skip, x: Tensor) -> Tensor:
-        """In float32 under autocast too: of a thousand classes in 16 bits, several are equal."""
-        x = self._run((*skip, skip[-1]), x)
-        if not torch.is_autocast_enabled(x.device.type):
-            return self._classify(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return self._classify(x.float())
+        return in_float32(self._classify, self._run((*skip, skip[-1]), x))
 
     def blocks(self, skip: Sequence[bool] | None = None) -> list[list[nn.Module]]:
         """Of each stage, those that run in a sub-network."""

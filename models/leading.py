@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .selection import with_children
+from .subnet import in_float32
 
 
 class LeadingConv2d(nn.Conv2d):
@@ -37,7 +38,7 @@ class LeadingConv2d(nn.Conv2d):
 
 
 class LeadingLinear(nn.Linear):
-    """Takes its first features."""
+    """A classifier of its first features."""
 
     def leading(self, inputs: int) -> "LeadingLinear":
         new = with_children(self, {})
@@ -45,7 +46,7 @@ class LeadingLinear(nn.Linear):
         return new
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight[:, : self.in_features], self.bias)
+        return in_float32(lambda x: F.linear(x, self.weight[:, : self.in_features], self.bias), x)
 
     def plain(self) -> nn.Linear:
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)

@@ -5,7 +5,7 @@ depth), it says which sub-networks it has, runs one, names them, and gives one a
 """
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,10 @@ class ManyNetworks(nn.Module):
     def draw(self, place: float) -> Any:
         """The sub-network at a place in [0, 1), for those who draw one by chance: all are equally likely."""
         return self.subnets[int(place * len(self.subnets))]
+
+    def ready(self, subnet: Any) -> bool:
+        """Whether it can be evaluated as it is."""
+        return True
 
     def view(self, subnet: Any = None) -> nn.Module:
         """A sub-network as an ordinary network that shares this one's weights."""
@@ -95,6 +99,14 @@ def ordinary(kind: type[ManyNetworks]) -> type[nn.Module]:
     """The class of ordinary networks before which a family was put."""
     lineage = kind.__mro__
     return lineage[lineage.index(ManyNetworks) + 1]
+
+
+def in_float32(classify: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Features → logits, in float32 under autocast too: of a thousand classes in 16 bits, several are equal."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return classify(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return classify(x.float())
 
 
 def cost(network: nn.Module, image_size: int) -> Cost:

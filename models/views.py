@@ -27,7 +27,7 @@ class View(NamedTuple):
     parts: list[tuple[nn.Module, dict[str, nn.Module | None]]]  # the children that each module had
 
 
-MOST = 64  # views that are kept; without a limit, widths drawn from a range would add one in every step
+MOST = 64  # views that are kept beside those of the list; without a limit, what is drawn would add one in every step
 
 
 class Views(WithStatistics):
@@ -49,7 +49,7 @@ class Views(WithStatistics):
         own = not self.training and subnet in self._statistics
         view = self._views.get((subnet, own))
         if view is None or any(module._modules != children for module, children in view.parts):
-            if len(self._views) >= MOST:
+            if len(self._views) >= MOST + 2 * len({*self.subnets, *self._statistics}):
                 self._views.pop(next(iter(self._views)))
             self._views[subnet, own] = view = self._made(subnet, own)
         for copied, module in view.copies:
@@ -86,8 +86,11 @@ class Views(WithStatistics):
         return View(self._runs(network, subnet), network, copies, parts)
 
     def _runs(self, network: nn.Module, subnet: Hashable) -> Callable[..., Any]:
-        """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met."""
-        if self._compiling is None:
+        """The network, compiled if that was asked for: with a code object of its own, no limit of torch's is met.
+
+        Of a range those of the list alone: what is drawn from it runs too seldom to be worth a compilation.
+        """
+        if self._compiling is None or subnet not in self.subnets:
             return network
 
         def run(*given: Any) -> Any:

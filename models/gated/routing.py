@@ -49,8 +49,10 @@ class Routed(nn.Module):
         if not return_features:
             return found
         kinds = [{"pools": True}, {"pools": True, "groups_of": self.routes[0]}]
-        spent = [(gates * gates.new_tensor(self.operations(size, **kind))).sum(dim=1) / 1e9 for kind in kinds]
-        return found, [logits, soft, *spent]
+        # one copy in page-locked memory, which nobody waits for
+        costs = torch.tensor([self.operations(size, **kind) for kind in kinds], pin_memory=gates.is_cuda)
+        costs = costs.to(gates, non_blocking=True)
+        return found, [logits, soft, *((gates * cost).sum(dim=1) / 1e9 for cost in costs)]
 
     def operations(self, size: int, **kind: Any) -> list[float]:
         """Of each route, with the gate."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..selection import with_children
+from ..subnet import in_float32
 
 MOST = 8  # encodings of which a layer keeps the kernel
 SHAPE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
@@ -124,6 +125,24 @@ class MeanNorm(nn.BatchNorm2d):
         names = ("weight", "bias", "running_mean", "running_var")
         layer.load_state_dict({name: getattr(self, name).detach() for name in names}, strict=False)
         return layer
+
+
+class Classifier(nn.Linear):
+    """In float32 whatever the precision of the rest."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> "Classifier":
+        new = with_children(layer, {})
+        new.__class__ = cls
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_float32(super().forward, x)
+
+    def plain(self) -> nn.Linear:
+        new = with_children(self, {})
+        new.__class__ = nn.Linear
+        return new
 
 
 class Shared(nn.Module):

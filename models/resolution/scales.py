@@ -14,7 +14,7 @@ from torch import nn
 
 from ..selection import rebuild
 from ..views import Views
-from .layers import GeneratedConv2d, NormOfBranch, Shared
+from .layers import Classifier, GeneratedConv2d, NormOfBranch, Shared
 
 SIZES = (224, 192, 160, 128, 96)
 ENCODING = 0.7  # of the largest size's kernels; the others' are in proportion: S / 320 where it is 224
@@ -55,7 +55,7 @@ class ScaleAdaptive(Views):
         elif isinstance(layer, nn.Conv2d) and re.search(r"\bfc\d*$", name):
             layer = GeneratedConv2d(layer)
         else:
-            layer = Shared(layer)
+            layer = Shared(Classifier.of(layer) if isinstance(layer, nn.Linear) else layer)
         owner: nn.Module = self
         *path, last = name.split(".")
         for part in path:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..views import Views
+from ..views import View, Views
 from ..weights import WeightsError
 from .channels import by_list, in_order
 from .layers import Layers, SharedNorm, SwitchableNorm, linked
@@ -105,6 +105,18 @@ class Ranged(Listed):
         """Every width of the range is as likely as any other."""
         most, least = self.subnets[0], self.subnets[-1]
         return least + place * (most - least)
+
+    def _view(self, subnet: float | tuple[int, ...]) -> View:
+        """Widths between those of the list are one view where they have as many channels."""
+        between = isinstance(subnet, float) and subnet not in self.subnets and subnet not in self._statistics
+        return super()._view(self.row(subnet) if between else subnet)
+
+    def ready(self, subnet: float | tuple[int, ...]) -> bool:
+        """Not before the width has been trained or calibrated, as nobody may have drawn it."""
+        if subnet in self._statistics or subnet not in self.subnets:
+            return subnet in self._statistics
+        norms = (module.bn[module.number[subnet]] for module in self.modules() if isinstance(module, SharedNorm))
+        return any(norm.running_mean.any() or (norm.running_var != 1).any() for norm in norms)
 
     def forward(self, x: Tensor, subnet: Any = None, return_features: bool = False) -> Any:
         if not self.training:

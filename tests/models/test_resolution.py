@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.resnet import BasicBlock
@@ -186,8 +186,12 @@ def test_precision_and_compilation_change_nothing_of_what_runs() -> None:
     subnet = model.parse("24")
     with torch.no_grad():
         expected = model(images(), subnet)
+        plain = model.extract(subnet)
+        classify, plain.fc = plain.fc, nn.Identity()
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(model(images(), subnet), model.extract(subnet)(images()))
+            logits, features = model(images(), subnet), plain(images())
+        assert features.dtype == torch.bfloat16
+        assert torch.equal(logits, classify(features.float()))
         model.compile(backend="eager")
         torch.testing.assert_close(model(images(), subnet), expected)
 

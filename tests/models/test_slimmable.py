@@ -141,6 +141,45 @@ def test_a_network_of_a_range_has_every_width_once_it_is_calibrated() -> None:
 
 
 @torch.no_grad()
+def test_a_listed_width_is_ready_once_somebody_has_trained_or_calibrated_it() -> None:
+    model, x = models.build("us_mobilenet_v2_small", num_classes=7), images(4, 16)
+    assert not any(map(model.ready, model.subnets))
+    model.train()(x, 1.0)
+    model.calibrate([x], [0.5])
+    assert [width for width in model.subnets if model.ready(width)] == [1.0, 0.5]
+    assert all(map(small("us_mobilenet_v1").ready, small("us_mobilenet_v1").subnets))  # by a file's statistics
+
+
+@torch.no_grad()
+def test_more_widths_than_views_are_kept_are_calibrated_together() -> None:
+    model = models.build("us_mobilenet_v2_small", num_classes=7).eval()
+    widths = [0.35 + 0.0065 * number for number in range(100)]
+    model.calibrate([images(2, 16)], widths)
+    assert set(model.statistics()) == set(map(model.name, widths))
+
+
+def test_of_a_range_the_list_alone_is_compiled_and_equal_channels_are_one_view() -> None:
+    model, x, compiled = models.build("us_mobilenet_v2_small", num_classes=7), images(2, 16), []
+    model.compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    for width in (1.0, 0.35, 0.7011, 0.5123, 0.70111):
+        model(x, width)
+    assert len(compiled) == 2
+    assert len(model._views) == 4
+
+
+@pytest.mark.parametrize("name", ["s_resnet18", "us_mobilenet_v2_small", "slimmable_mbnet_v1_small", "meta_resnet20"])
+@torch.no_grad()
+def test_logits_are_float32_under_autocast(name: str) -> None:
+    """In 16 bits several of a thousand classes would be equal."""
+    model, x = models.build(name, num_classes=1000), images(2, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.float32
+    assert len(logits[0].unique()) > 950
+    assert type(list(model.extract().modules())[-1]) is nn.Linear
+
+
+@torch.no_grad()
 def test_calibration_is_a_plain_average_over_batches() -> None:
     """As the official code does it: norms alone in training mode, averaging with momentum None."""
     model, batches = small("autoslim_mobilenet_v1"), [images(4, 32), 2 * images(4, 32, seed=8)]
