@@ -15,8 +15,10 @@ if __name__ == "__main__":
 
 import argparse
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,13 +27,12 @@ import models
 import presets
 from sampler import TrainBatches
 from utils import processes, setup
-from utils.command import carry_out, read_checkpoint, start
-from utils.data.loading import eval_loader, load_data, refuse_other_classes, start_workers
+from utils.data.loading import eval_loader, first_few, load_data, refuse_other_classes, start_workers
 from utils.errors import UserError
 from utils.evaluate import calibration, predict, report, table
 from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
-from utils.train import folder, run
+from utils.train import folder, log, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +40,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(methods).parse_args(argv)
     work = choose if args.from_table else test if args.test_only else predict_images if args.predict else train
     return carry_out("train_adn.py", work, args)
+
+
+def carry_out(name: str, work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Do the work of the command `name` in all processes of the run. Returns its exit code.
+
+    A mistake, which all of them may make together, is said by one; that another process failed is no news of this one.
+    """
+    try:
+        processes.connect(args.dist_url, args.world_size)
+        log.setup()
+        code = work(args)
+    except (UserError, models.WeightsError) as error:
+        mistake = str(error)
+    except torch.OutOfMemoryError as error:
+        mistake = f"{str(error).partition('. ')[0]}: lower --batch-size (--grad-accum makes up for it) or give --amp"
+    except RuntimeError:
+        if not processes.another_failed():
+            raise
+        return 1
+    else:
+        processes.leave()
+        return code
+    if not processes.already_reported(mistake):
+        sys.stderr.write(f"{name}: error: {mistake}\n")
+    return 2
 
 
 def choose(args: argparse.Namespace) -> int:
@@ -58,7 +84,7 @@ def train(args: argparse.Namespace) -> int:
     repeats = args.ra_reps if args.ra_sampler else 1
     batches = TrainBatches(len(data.train), args.batch_size, *place, args.seed, repeats)
     loaders = run.make_loaders(args, data, batches)
-    machine = start(args)
+    machine = start(args, getattr(methods.METHODS[args.method], "few_shapes", True))
     saved = saved_weights(args)
     model = build(args, len(data.classes), args.train_crop_size, saved)
     if saved:
@@ -89,6 +115,10 @@ def test(args: argparse.Namespace) -> int:
     model = build(args, len(data.classes), args.val_crop_size, saved)
     about = {"weights": args.weights or (saved and saved.source), "weights_are": saved and saved.about}
     about["statistics"] = use_statistics(args, machine, model, saved, training_images)
+    blank = [model.name(subnet) for subnet in report.asked_for(args, model) if not model.ready(subnet)]
+    if blank:
+        problem = "has no running statistics of its own: calibrate it first, by --calibrate N"
+        raise UserError(f"width {first_few(blank, 5)} {problem}")
     if args.weights_out:
         classes, statistics = data.classes, {"model": model.statistics()}
         whole = {"model": model.state_dict(), "statistics": statistics, "classes": classes, "args": args}
@@ -139,6 +169,21 @@ def saved_weights(args: argparse.Namespace) -> models.Saved | None:
     if len(saved.trained) == 1:
         saved.settings["skip_cfg"] = saved.trained
     return saved
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return models.read_checkpoint(path)
+    except models.WeightsError as error:
+        raise UserError(str(error)) from None
+
+
+def start(args: argparse.Namespace, few_shapes: bool = True) -> setup.Machine:
+    """Join the other processes, if any, and say what this one computes with. Loaders' workers are forked before it."""
+    device = processes.join(setup.choose_device(args.device))
+    amp_dtype = args.amp_dtype if args.amp else None
+    colours = getattr(args, "normalize", "imagenet")  # a detector normalises by itself
+    return setup.set_up(device, args.seed, args.deterministic, amp_dtype, colours, few_shapes)
 
 
 def use_statistics(

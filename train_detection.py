@@ -21,8 +21,8 @@ from typing import Any
 
 import models
 import models.detection
+from train_adn import carry_out, read_checkpoint, start
 from utils import processes
-from utils.command import carry_out, read_checkpoint, start
 from utils.data.loading import eval_loader, refuse_other_classes, start_workers
 from utils.detection import coco
 from utils.detection import run as detection
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace) -> int:
     place = processes.rank(), processes.world_size()
     batches = coco.LikeShapes(data.train.aspects(), args.batch_size, *place, args.seed)
     loaders = run.make_loaders(args, data, batches)
-    machine = start(args)
+    machine = start(args, few_shapes=False)
     model = build(args, data.classes, saved)
     method = methods.METHODS[args.method](args, model)
     training = detection.prepare(run.make_run(args, machine, data.classes, model, method))
@@ -58,7 +58,7 @@ def test(args: argparse.Namespace) -> int:
     data = coco.load_data(args)
     loader = eval_loader(data, args, processes.rank(), processes.world_size())
     start_workers(loader)
-    machine = start(args)
+    machine = start(args, few_shapes=False)
     model = build(args, data.classes, saved).to(machine.device)
     subnets = chosen(model, args.skip_cfg)
     if args.calibrate:

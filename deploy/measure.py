@@ -129,8 +129,8 @@ def on_images(
 ) -> dict[tuple[str, str, int], Callable[[], Any]]:
     """A call for each sub-network and way, on so many images."""
     images, calls = random_images(network, words.values(), batch), {}
-    for name, subnet in words.items():
-        for way, run in ways.items():
+    for way, run in ways.items():
+        for name, subnet in words.items():
             view = images[subnet].contiguous() if way == "file" else images[subnet]
             call = partial(run, view, subnet)
             calls[name, way, batch] = recorded(call) if way == "graph" else call

@@ -108,7 +108,12 @@ def _torchvision(name: str) -> nn.Module:
     except (ValueError, AttributeError):
         way_out = "give a file, a name of torchvision's, timm:NAME, or one of " + ", ".join(zoo.RELEASED)
         raise WeightsError(f"--teacher {name}: neither a file nor a network that is known; {way_out}") from None
-    network = torchvision.models.get_model(name, weights=None)
+    settings: dict[str, object] = {}  # those that torchvision sets by itself only where it reads the weights, too
+    if name in ("googlenet", "inception_v3"):
+        settings = {"transform_input": True, "init_weights": False}
+    elif name.startswith("vit_"):
+        settings = {"image_size": weights.meta["min_size"][0]}
+    network = torchvision.models.get_model(name, weights=None, **settings)
     network.load_state_dict(read_checkpoint(zoo.fetched(weights)))
     return network
 

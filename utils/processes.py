@@ -106,7 +106,15 @@ def join(device: torch.device) -> torch.device:
         device = torch.device("cuda", index)
     if _here.store:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_here.store, world_size=world_size(), rank=rank(), timeout=TIMEOUT)
+        size = {"rank": rank(), "world_size": world_size()}
+        try:
+            dist.init_process_group(backend, store=_here.store, timeout=TIMEOUT, **size)
+        except RuntimeError as error:
+            if another_failed():
+                raise
+            problem = f"the processes cannot reach each other ({str(error).splitlines()[0]})"
+            way_out = "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface that they share"
+            raise UserError(f"{problem}: {way_out}") from None
     return device
 
 
@@ -114,7 +122,7 @@ def _end_when_another_fails(here: _Connection) -> None:
     """In a thread: this process may wait for the other on a GPU, where neither Python nor a signal reaches it."""
     while not here.leaving.wait(SECONDS_BETWEEN_LOOKS):
         if another_failed():
-            _end_at_once(2)
+            _end_at_once(1)  # not 2: SLURM tells the highest code of all, and this is no mistake of the call
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -57,14 +57,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_up(
-    device: torch.device, seed: int, deterministic: bool, amp_dtype: str | None, normalize: str = "imagenet"
+    device: torch.device,
+    seed: int,
+    deterministic: bool,
+    amp_dtype: str | None,
+    normalize: str = "imagenet",
+    few_shapes: bool = True,
 ) -> Machine:
     """Random numbers, kernels and precision. `amp_dtype`: None without mixed precision, else auto, bf16 or fp16.
+
+    `few_shapes`: whether it pays to search the best algorithm for each shape of a convolution when it is first met.
 
     On a GPU matrix products of float32 run in TF32, as torch's convolutions do anyway, unless all is deterministic.
     """
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = few_shapes and not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     elif device.type == "cuda":

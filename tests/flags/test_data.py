@@ -93,6 +93,12 @@ def test_what_trained_says_how_images_look():
     assert args.augmix_severity == 3
 
 
+def test_slurm_says_how_many_processes_share_a_machine(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1000(x2),4")
+    assert completed().workers == 1
+
+
 def test_the_recipes_flags_are_understood():
     line = """--auto-augment ta_wide --random-erase 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0 --train-crop-size 176
         --val-resize-size 232 --ra-sampler --ra-reps=4 --interpolation bicubic --data-path /data -j 3"""

@@ -87,6 +87,15 @@ def test_a_lost_process_and_ctrl_c_leave_the_bits_of_two_processes_alone(data, t
     assert_same_run(tmp_path / "whole", broken)
 
 
+def test_what_an_average_teaches_on_two_processes_goes_on_from_an_epochs_end(data, tmp_path):
+    """Of the processes' own running statistics, of which the average's are made, a checkpoint has the main one's."""
+    two = Command(data, 2, "--model", "resnet20", "--method", "drawn", "--ema-teacher", "--calibrate", "0")
+    two.whole(tmp_path / "whole")
+    two.whole(tmp_path / "again", "--resume", tmp_path / "whole" / "model_0.pth")
+    for key in ("model", "model_ema"):
+        assert_same(content(tmp_path / "whole")[key], content(tmp_path / "again")[key], key)
+
+
 def test_a_checkpoint_from_before_depth_by_selection_goes_on(tmp_path, monkeypatch):
     """Written by that version itself, of a ResNet-20 of a quarter of the width, after the sixth of its eight steps."""
     path = ROOT / "tests/golden/run_before_depth_by_selection.pth"

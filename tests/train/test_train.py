@@ -1,5 +1,6 @@
 """The command as a user meets it: the recipes, every precision, a run that learns, and mistakes."""
 
+import argparse
 import json
 import math
 import shutil
@@ -16,10 +17,13 @@ import train_adn
 from tests.launch import ROOT, launch, together
 from tests.pictures import image_folder
 from tests.recipes import arguments, commands
+from utils import processes
+from utils.errors import UserError
 from utils.flags.arguments import parser
 from utils.flags.data import fill_defaults
 from utils.train import engine
 from utils.train import run as training
+from utils.train.run import with_sync_bn
 from utils.train.step import TrainingStep
 
 SMALL = "--train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --workers 0 --epochs 1 --batch-size 4"
@@ -353,3 +357,18 @@ def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch)
     assert "not finite" in stderr
     assert json.loads((tmp_path / "out/diagnostic.json").read_text())["tensors_not_finite"] == ["fc.bias"]
     assert not (tmp_path / "out/checkpoint.pth").exists()
+
+
+def test_norms_whose_weights_widths_share_are_not_left_alone_in_silence_by_sync_bn(monkeypatch):
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with_sync_bn(models.build("s_mobilenet_v2_small"), torch.device("cuda"))
+    with pytest.raises(UserError, match="--sync-bn: widths of this network share norms' weights"):
+        with_sync_bn(models.build("us_mobilenet_v2_small"), torch.device("cuda"))
+
+
+def test_a_device_without_room_is_one_line(capsys):
+    def work(args: argparse.Namespace) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    assert train_adn.carry_out("train_adn.py", work, parser(methods).parse_args([])) == 2
+    assert capsys.readouterr().err.startswith("train_adn.py: error: CUDA out of memory: lower --batch-size")

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import zlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,8 @@ def _refuse_what_cannot_be(args: Namespace, in_memory: bool) -> None:
 
 def processes_here() -> int:
     """How many processes of the run share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    of_step = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as 8(x2),4: the first machines have the most
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or re.match(r"\d+", of_step)[0])
 
 
 def cores_per_process() -> int:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from utils import processes
 from utils.errors import UserError
+from utils.files import as_user_error
 from utils.train.folder import METRICS, trim_metrics
 
 log = logging.getLogger(__name__)
@@ -103,19 +104,22 @@ class Log:
         self.active = processes.is_main()
         self.folder = folder
         self.failed = False
-        self.board = None
+        self.board = self.make_board = None
         if tensorboard and self.active:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise UserError("--tensorboard needs a package that is not here: pip install tensorboard") from None
-            self.board = SummaryWriter(folder)
+            self.make_board = SummaryWriter
 
     def start(self, run: str, epoch: int, step: int, steps: int = 0) -> None:
         """A run of `steps` an epoch begins, or goes on from there: what it had noted after that, it will note again."""
         self.run, self.steps = run, steps
         if self.active:
             trim_metrics(self.folder, epoch, step)
+        if self.make_board:  # only now: an earlier run's files have been set aside
+            with as_user_error(self.folder, "TensorBoard's events cannot be written there"):
+                self.board = self.make_board(self.folder)
 
     def start_epoch(self, epoch: int, step: int, steps: int) -> None:
         """The clocks start; a bar opens if a person watches."""

@@ -83,7 +83,11 @@ def with_sync_bn(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     if device.type != "cuda":
         raise UserError("--sync-bn: torch synchronises batch norms on GPUs only; leave the flag out on the CPU")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ran = [module for module in model.view().modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not all(isinstance(norm, nn.SyncBatchNorm) for norm in ran):
+        raise UserError("--sync-bn: widths of this network share norms' weights, which torch's cannot; leave it out")
+    return model
 
 
 def resume(state: checkpoint.State, read: Callable[[Path], dict], load: checkpoint.Load) -> None:
@@ -158,7 +162,8 @@ def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: 
     """Test the method's sub-networks, or all, and say what came out: results by name, and figures for the log."""
     model, tested = tested_network(run.state), dict(run.method.tested)
     if everything:
-        tested |= {model.name(subnet): subnet for subnet in model.subnets if subnet not in tested.values()}
+        more = (subnet for subnet in model.subnets if subnet not in tested.values() and model.ready(subnet))
+        tested |= {model.name(subnet): subnet for subnet in more}
     found = run.evaluate(model, loader, list(tested.values()))
     results, figures = {name: found[subnet] for name, subnet in tested.items()}, {}
     for name, result in results.items():
@@ -170,7 +175,8 @@ def test_networks(run: engine.Run, loader: DataLoader, everything: bool, title: 
 def finish_epoch(run: engine.Run, loader: DataLoader) -> dict[str, Result]:
     """Test, note the outcome, save. All are tested after every --test-all-every epochs and the last one."""
     args, state, progress, done = run.args, run.state, run.state.progress, run.state.progress.epoch + 1
-    processes.broadcast(tested_network(state).buffers())
+    for network in dict.fromkeys((state.model, tested_network(state))):  # a resumed run has the main process's too
+        processes.broadcast(network.buffers())
     everything = bool(args.test_all_every) and (done % args.test_all_every == 0 or done == args.epochs)
     results, figures = test_networks(run, loader, everything, "Test")
     run.log.end_epoch(figures | ({"corrupt": progress.corrupt} if progress.corrupt else {}), args.epochs)

@@ -59,10 +59,14 @@ class TrainingStep:
         """Whether these passes give every parameter that is trained a gradient."""
         if len(self.reached) > MOST:
             self.reached.clear()
-        for subnet in {this.subnet for this in passes} - self.reached.keys():
-            self.reached[subnet] = {id(parameter) for parameter in self.network.view(subnet).parameters()}
-        reached = set().union(*(self.reached[this.subnet] for this in passes))
-        return all(id(parameter) in reached for parameter in self.network.parameters() if parameter.requires_grad)
+        left = {id(parameter) for parameter in self.network.parameters() if parameter.requires_grad}
+        for subnet in (this.subnet for this in passes):
+            if not left:  # often the first one, the largest, reaches all
+                break
+            if subnet not in self.reached:
+                self.reached[subnet] = {id(parameter) for parameter in self.network.view(subnet).parameters()}
+            left -= self.reached[subnet]
+        return not left
 
     def __call__(
         self,
