@@ -20,6 +20,7 @@ DIGITS = (
     "--model resnet20 --data-path digits --train-crop-size 16 --val-resize-size 16 --val-crop-size 16 --epochs 2 "
     "--opt adamw --lr 0.01 --lr-scheduler cosineannealinglr --train-images 1000"
 )
+Run = Callable[..., tuple[int, str, str]]
 # Modules whose tests share what took processes or a training to make, or the GPU: each is one worker's.
 TOGETHER = {
     "test_command",
@@ -33,7 +34,6 @@ TOGETHER = {
     "test_slimmable_command",
     "test_speed",
     "test_train_detection",
-    "test_workers",
 }
 
 
@@ -71,16 +71,26 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def mistake(capfd: pytest.CaptureFixture) -> Callable[..., str]:
-    """Runs a command that finds something wrong: exit code 2 and one line, which it gives back."""
+def run(capfd: pytest.CaptureFixture) -> Run:
+    """Runs a command in this process: its exit code, what it said, and on stderr."""
 
-    def mistake(main: Callable[[list[str]], object], *words: object) -> str:
+    def run(main: Callable, *words: object) -> tuple[int, str, str]:
         capfd.readouterr()
         try:
             code = main([str(word) for word in words])
         except SystemExit as stop:
             code = stop.code
-        said = capfd.readouterr().err
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mistake(run: Run) -> Callable[..., str]:
+    """Runs a command that finds something wrong: exit code 2 and one line, which it gives back."""
+
+    def mistake(main: Callable, *words: object) -> str:
+        code, _, said = run(main, *words)
         assert (code, said.count("\n")) == (2, 1), said
         assert re.match(r"(train_\w+\.py|(deploy|tools)\.\w+): error: ", said)
         return said

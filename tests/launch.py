@@ -29,8 +29,9 @@ def launch(*arguments: object, processes: int = 1, timeout: float = 600, **kwarg
 
 # One process imports what takes seconds and parts into as many as are asked for, each of which then runs the script.
 PARTING = """
-import os, runpy, signal, sys
-import torchvision
+import gc, os, runpy, signal, sys
+import train_adn
+gc.freeze()  # what is shared stays so: no collection touches it
 seconds, count, *sys.argv = sys.argv[1:]
 signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
 signal.alarm(int(seconds))

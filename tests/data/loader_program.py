@@ -1,26 +1,19 @@
-"""Main processes with two loader workers each, for tests that end them: `python -m tests.data.loader_program FOLDER`.
-
-One for each of WAYS, in a session of its own as torchrun starts it; what it says and its exit code are in the folder.
-"""
+"""A main process with two loader workers, for tests that end it: `python -m tests.data.loader_program WHAT`."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 
 from sampler import TrainBatches
 from utils.data.loading import Data, Images, read_pixels, start_workers, train_loader
 
-WAYS = "go on", "fail", "wait"
-
 
 def slowly(image: torch.Tensor) -> torch.Tensor:
-    time.sleep(300)
+    time.sleep(60)
     return image
 
 
@@ -42,7 +35,7 @@ def main(what: str) -> None:
     batches = iter(loader)
     if what != "wait":
         next(batches), next(batches)  # one of each worker: both are at work
-    say(os.getpid(), *(child.pid for child in multiprocessing.active_children()))
+    say(*(child.pid for child in multiprocessing.active_children()))
     if what == "fail":
         raise RuntimeError("on purpose")
     while len(told) < 3:
@@ -51,16 +44,4 @@ def main(what: str) -> None:
 
 
 if __name__ == "__main__":
-    folder, ways = Path(sys.argv[1]), {}
-    for what in WAYS:
-        if not (pid := os.fork()):
-            os.setsid()
-            signal.alarm(300)  # however the tests end
-            for number, name in ((1, "said"), (2, "errors")):
-                os.dup2(os.open(folder / f"{what}.{name}", os.O_CREAT | os.O_WRONLY), number)
-            main(what)
-            sys.exit()
-        ways[pid] = what
-    while ways:
-        pid, status = os.wait()
-        (folder / f"{ways.pop(pid)}.code").write_text(f"{os.waitstatus_to_exitcode(status)}\n")
+    main(sys.argv[1])

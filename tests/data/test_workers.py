@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sampler import TrainBatches
-from tests.data.loader_program import WAYS
 from tests.data.test_loading import arguments
 from tests.launch import ENVIRONMENT, ROOT
 from utils.data import loading
@@ -70,37 +68,22 @@ def test_started_workers_of_an_evaluation_see_every_image_each_time():
         assert torch.equal(torch.cat([batch.targets for batch in loader]), data.val.targets)
 
 
-class Mains:
-    """The main processes of tests.data.loader_program."""
+@pytest.fixture
+def program():
+    """Starts tests.data.loader_program in a session of its own, as torchrun does; gives it and its workers' numbers."""
+    started = []
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        line = [sys.executable, "-m", "tests.data.loader_program", str(folder)]
-        self.program = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT)
-        self.numbers = {what: list(map(int, self.read(f"{what}.said").split())) for what in WAYS}  # and the workers'
+    def start(what: str) -> tuple[subprocess.Popen, list[int]]:
+        line = [sys.executable, "-m", "tests.data.loader_program", what]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, start_new_session=True, **pipes))
+        return started[-1], [int(word) for word in started[-1].stdout.readline().split()]
 
-    def read(self, name: str) -> str:
-        """The file of this name, as soon as there is a line in it."""
-        deadline = time.monotonic() + 60
-        while not (path := self.folder / name).exists() or not path.read_text().endswith("\n"):
-            assert time.monotonic() < deadline, [path.read_text() for path in self.folder.iterdir()]
-            time.sleep(0.01)
-        return path.read_text()
-
-    def end(self, what: str) -> tuple[int, str, str]:
-        """Of one that ends: its exit code, what it said last, and its errors."""
-        code = int(self.read(f"{what}.code"))
-        return code, self.read(f"{what}.said").splitlines()[-1], (self.folder / f"{what}.errors").read_text()
-
-
-@pytest.fixture(scope="module")
-def mains(tmp_path_factory):
-    mains = Mains(tmp_path_factory.mktemp("mains"))
-    yield mains
-    for main, *_ in mains.numbers.values():
+    yield start
+    for process in started:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(main, signal.SIGKILL)  # a failed test's workers too
-    mains.program.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # a failed test's workers too
+        process.communicate()
 
 
 def alive(pid: int) -> bool:
@@ -112,31 +95,32 @@ def alive(pid: int) -> bool:
 
 
 @linux
-def test_workers_outlive_signals_to_all_and_help_to_finish(mains):
-    main, *workers = mains.numbers["go on"]
+def test_workers_outlive_signals_to_all_and_help_to_finish(program):
+    main, workers = program("go on")
     assert len(workers) == 2
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        os.killpg(main, number)
-    code, said, errors = mains.end("go on")
-    assert (said, code) == ("16", 0), errors
+        os.killpg(main.pid, number)
+    output, errors = main.communicate(timeout=60)
+    assert (output, main.returncode) == ("16\n", 0), errors
     assert not any(map(alive, workers))
 
 
 @linux
-def test_a_main_process_that_fails_does_not_wait_for_its_workers(mains):
-    code, _, errors = mains.end("fail")
-    assert code == 1
+def test_a_main_process_that_fails_does_not_wait_for_its_workers(program):
+    main, workers = program("fail")
+    _, errors = main.communicate(timeout=60)
+    assert main.returncode == 1
     assert "on purpose" in errors.splitlines()[-1]
-    assert not any(map(alive, mains.numbers["fail"][1:]))
+    assert not any(map(alive, workers))
 
 
 @linux
-def test_workers_at_work_end_with_a_main_process_that_is_killed(mains):
-    main, *workers = mains.numbers["wait"]
+def test_workers_at_work_end_with_a_main_process_that_is_killed(program):
+    main, workers = program("wait")
     assert all(map(alive, workers))
-    os.kill(main, signal.SIGKILL)
-    assert mains.end("wait")[0] == -signal.SIGKILL
-    deadline = time.monotonic() + 20  # the image that they are at takes 300
+    main.kill()
+    main.wait()
+    deadline = time.monotonic() + 20  # the image that they are at takes 60
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, workers))

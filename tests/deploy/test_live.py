@@ -20,13 +20,6 @@ from utils.files import write_json
 OPTIONS = [Option("F", batch, 0.002 + 0.001 * batch, 80.0) for batch in (1, 2, 4)]
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_server_answers_each_request_once_whoever_sends_it():
     answers, lock = [], threading.Lock()
 

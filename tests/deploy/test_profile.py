@@ -18,13 +18,6 @@ FLAGS = ["--model", "resnet20", "--val-crop-size", "8", "--val-resize-size", "8"
 FEW = ["--batches", "2", "1", "--rounds", "9", "--seconds", "2", "--energy-seconds", "0"]
 
 
-@pytest.fixture(autouse=True)
-def _same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(folder, *flags: str) -> tuple[int, Profile | None]:
     path = folder / "profile.json"
     code = profile.main([*FLAGS, *FEW, "-o", str(path), *flags])

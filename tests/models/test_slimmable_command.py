@@ -11,6 +11,7 @@ import torch
 import models
 import train_adn
 from deploy import export
+from tests.conftest import Run
 from tests.pictures import scene
 from utils.train import folder
 
@@ -20,19 +21,11 @@ TRAIN = f"{DATA} --epochs 2 --lr 0.05 --opt sgd_nesterov --norm-weight-decay 0 -
 US = f"{TRAIN} --model us_mobilenet_v2_small --method sandwich --sandwich 3 --calibrate 0"
 US += " --model-ema --model-ema-steps 1 --amp --amp-dtype bf16 --depthwise-weight-decay 0"
 S = f"{TRAIN} --model s_mobilenet_v2_small --method slimmable --in-place-distillation --calibrate 1"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture) -> Run:
-    """The command in this process: its exit code, what it said, and on stderr."""
-
-    def run(flags: str, *more: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = train_adn.main([*flags.split(), *map(str, more)])
-        return code, *capfd.readouterr()
-
-    return run
+def train(run: Run) -> Run:
+    return lambda flags, *more: run(train_adn.main, *flags.split(), *more)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +52,9 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_run_goes_on_to_the_same_bits(ranged: Path, run: Run) -> None:
+def test_a_run_goes_on_to_the_same_bits(ranged: Path, train: Run) -> None:
     """The widths drawn in its later steps are those that the uninterrupted run drew."""
-    code, said, stderr = run(US, "--resume", "auto", "--output-dir", ranged / "killed")
+    code, said, stderr = train(US, "--resume", "auto", "--output-dir", ranged / "killed")
     assert code == 0, stderr
     assert "epoch 1, step 1" in said
     whole, resumed = (torch.load(place / "checkpoint.pth", weights_only=False) for place in (ranged, ranged / "killed"))
@@ -74,9 +67,9 @@ def test_a_run_goes_on_to_the_same_bits(ranged: Path, run: Run) -> None:
     assert [key for key in first if key.startswith("loss_")] == ["loss_largest", "loss_smallest", "loss_drawn1"]
 
 
-def test_the_table_has_all_widths_by_cost(listed: Path, run: Run, tmp_path: Path) -> None:
+def test_the_table_has_all_widths_by_cost(listed: Path, train: Run, tmp_path: Path) -> None:
     weights = ("--weights", listed / "checkpoint.pth", "--output-dir", tmp_path)
-    code, said, stderr = run(f"--test-only --widths all --budget-gmacs 0.0005 --latency-batch 0 {DATA}", *weights)
+    code, said, stderr = train(f"--test-only --widths all --budget-gmacs 0.0005 --latency-batch 0 {DATA}", *weights)
     assert code == 0, stderr
     rows = json.loads((tmp_path / "subnets.json").read_text())
     assert "each sub-network's own" in json.dumps(rows)
@@ -85,18 +78,18 @@ def test_the_table_has_all_widths_by_cost(listed: Path, run: Run, tmp_path: Path
     assert "0.35" in said.splitlines()[-1]
 
 
-def test_a_width_between_is_calibrated_kept_and_used(ranged: Path, run: Run, tmp_path: Path) -> None:
+def test_a_width_between_is_calibrated_kept_and_used(ranged: Path, train: Run, tmp_path: Path) -> None:
     weights, out = ("--weights", ranged / "checkpoint.pth", "--output-dir", tmp_path), tmp_path / "calibrated.pth"
-    code, _, stderr = run(f"--test-only --widths 0.37 {DATA}", *weights)
+    code, _, stderr = train(f"--test-only --widths 0.37 {DATA}", *weights)
     assert (code, stderr.count("\n")) == (2, 1)
     assert "width 0.37 has no running statistics of its own: calibrate it first, by --calibrate N" in stderr
-    code, said, stderr = run(f"--test-only --widths 0.37 --calibrate 1 --weights-out {out} {DATA}", *weights)
+    code, said, stderr = train(f"--test-only --widths 0.37 --calibrate 1 --weights-out {out} {DATA}", *weights)
     assert code == 0, stderr
-    assert run(f"--test-only --widths 0.37 {DATA} --weights {out} --output-dir {tmp_path}")[0] == 0
+    assert train(f"--test-only --widths 0.37 {DATA} --weights {out} --output-dir {tmp_path}")[0] == 0
     assert "0.37" in models.read_checkpoint(out)["statistics"]["model"]
     picture = tmp_path / "picture.png"
     scene().save(picture)
-    code, said, stderr = run(f"--weights {out} --widths 0.37 --predict {picture}")
+    code, said, stderr = train(f"--weights {out} --widths 0.37 --predict {picture}")
     assert code == 0, stderr
     assert "0.37" in said
 
@@ -112,7 +105,7 @@ def test_a_width_is_exported_by_itself(listed: Path, tmp_path: Path, capfd: pyte
     assert "one file of many is for depths: name one of s_mobilenet_v2_small's sub-networks" in capfd.readouterr().err
 
 
-def test_a_bad_width_is_one_line(ranged: Path, run: Run, tmp_path: Path) -> None:
-    code, _, stderr = run(f"--test-only --widths 1.1 {DATA} --output-dir {tmp_path}", "--weights", ranged / "best.pth")
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "1.1 is no width of this network; it has all from 0.35 to 1.0" in stderr
+def test_a_bad_width_is_one_line(ranged: Path, mistake: Callable[..., str], tmp_path: Path) -> None:
+    test = f"--test-only --widths 1.1 {DATA} --output-dir {tmp_path} --weights {ranged / 'best.pth'}"
+    said = mistake(train_adn.main, *test.split())
+    assert "1.1 is no width of this network; it has all from 0.35 to 1.0" in said

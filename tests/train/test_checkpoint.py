@@ -28,40 +28,38 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def run(data, tmp_path, capfd):
-    def run(flags: str, folder=tmp_path, data=data) -> tuple[int, str, str]:
-        capfd.readouterr()
-        paths = ["--data-path", str(data), "--output-dir", str(folder)]
-        return train_adn.main([*SMALL.split(), *paths, *flags.split()]), *capfd.readouterr()
+def train(data, tmp_path, run):
+    def train(flags: str, folder=tmp_path) -> tuple[int, str, str]:
+        return run(train_adn.main, *SMALL.split(), "--data-path", data, "--output-dir", folder, *flags.split())
 
-    return run
+    return train
 
 
 def epoch_of(path) -> int:
     return torch.load(path, weights_only=False)["epoch"]
 
 
-def test_files_of_a_run_and_falling_back_from_a_broken_one(run, tmp_path):
-    assert run("--epochs 2")[0] == 0
+def test_files_of_a_run_and_falling_back_from_a_broken_one(train, tmp_path):
+    assert train("--epochs 2")[0] == 0
     assert epoch_of(tmp_path / "checkpoint.pth") == 1
     assert {"model_0.pth", "model_1.pth", "best.pth", "checkpoint_previous.pth"} <= {p.name for p in tmp_path.iterdir()}
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
     whole = (tmp_path / "checkpoint.pth").read_bytes()
     (tmp_path / "checkpoint.pth").unlink()  # it shares its content with model_1.pth
     (tmp_path / "checkpoint.pth").write_bytes(whole[: len(whole) // 2])
-    code, stdout, stderr = run("--epochs 3 --resume auto")
+    code, stdout, stderr = train("--epochs 3 --resume auto")
     assert code == 0, stderr
     assert "passed over" in stdout
     assert "Resumed" in stdout
     assert "checkpoint_previous.pth" in stdout
     assert epoch_of(tmp_path / "checkpoint.pth") == 2
-    code, stdout, _ = run("--epochs 3 --resume auto")
+    code, stdout, _ = train("--epochs 3 --resume auto")
     assert code == 0
     assert "nothing left to train" in stdout
 
 
-def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
-    assert run("--epochs 1")[0] == 0
+def test_what_does_not_fit_is_refused_and_nothing_is_lost(train, tmp_path):
+    assert train("--epochs 1")[0] == 0
     saved = (tmp_path / "checkpoint.pth").read_bytes()
     other = image_folder(tmp_path / "other", train=2, val=1, classes=("bird", "fish", "frog"))
     source = f"--epochs 2 --resume {tmp_path}/checkpoint.pth"
@@ -73,30 +71,30 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(run, tmp_path):
         f"{source} --change-settings --opt rmsprop": ("RMSprop",),
         f"{source} --change-settings --norm-weight-decay 0": ("optimizer",),
     }.items():
-        code, _, stderr = run(flags, folder=tmp_path / "new")
+        code, _, stderr = train(flags, folder=tmp_path / "new")
         assert code == 2, flags
         assert "Traceback" not in stderr
         assert all(word in stderr for word in words), stderr
     assert (tmp_path / "checkpoint.pth").read_bytes() == saved
 
 
-def test_changed_arguments_and_batches_are_reported(run, tmp_path):
-    assert run("--epochs 1")[0] == 0
-    code, stdout, stderr = run("--epochs 2 --batch-size 8 --val-resize-size 40 --resume auto --change-settings")
+def test_changed_arguments_and_batches_are_reported(train, tmp_path):
+    assert train("--epochs 1")[0] == 0
+    code, stdout, stderr = train("--epochs 2 --batch-size 8 --val-resize-size 40 --resume auto --change-settings")
     assert code == 0, stderr
     assert "batch_size 4 → 8" in stdout
     assert "val_resize_size 32 → 40" in stdout
     assert "global batch 4 → 8" in stdout
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(run, tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(train, tmp_path):
     """No file may grow beyond half a checkpoint: what a full disk does to a program."""
-    assert run("--epochs 1")[0] == 0
+    assert train("--epochs 1")[0] == 0
     saved = (tmp_path / "checkpoint.pth").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(saved) // 2, limits[1]))
     try:
-        code, _, stderr = run("--epochs 2 --resume auto")
+        code, _, stderr = train("--epochs 2 --resume auto")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2, stderr

@@ -47,15 +47,9 @@ def standard(data: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(data, tmp_path, capfd):
-    """Run the command in this process: its exit code, what it said, and on stderr. Later flags replace earlier ones."""
-
-    def run(flags: str, *more: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = train_adn.main([*standard(data, tmp_path), *flags.split(), *map(str, more)])
-        return code, *capfd.readouterr()
-
-    return run
+def train(data, tmp_path, run):
+    """Run the command in this process. Later flags replace earlier ones."""
+    return lambda flags, *more: run(train_adn.main, *standard(data, tmp_path), *flags.split(), *more)
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -120,10 +114,10 @@ def test_a_run_leaves_its_arguments_versions_and_commit(digits_run):
         assert content["git_commit"]
 
 
-def test_every_precision_trains_the_same_network(run, tmp_path):
+def test_every_precision_trains_the_same_network(train, tmp_path):
     losses = {}
     for precision in ("", "--amp --amp-dtype bf16", FP16):
-        code, _, stderr = run(f"{FEW} --print-freq 1 {precision}")
+        code, _, stderr = train(f"{FEW} --print-freq 1 {precision}")
         assert code == 0, stderr
         losses[precision] = [line["loss_super"] for line in metrics(tmp_path / "out") if line["event"] == "step"][-1]
         checkpoint = saved(tmp_path / "out")
@@ -143,9 +137,9 @@ FLAGS_THAT_WORK = {  # few runs of many flags
 
 
 @pytest.mark.parametrize("flags", FLAGS_THAT_WORK.values(), ids=FLAGS_THAT_WORK)
-def test_many_flags_train_together(run, tmp_path, monkeypatch, flags):
+def test_many_flags_train_together(train, tmp_path, monkeypatch, flags):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    code, _, stderr = run(flags)
+    code, _, stderr = train(flags)
     assert code == 0, stderr
 
 
@@ -190,12 +184,12 @@ def test_all_graphs_of_a_compiled_run_are_made_in_its_first_epoch(monkeypatch, t
     assert counts == counts[:1] * 3
 
 
-def test_a_plain_network_is_a_start(run, tmp_path):
+def test_a_plain_network_is_a_start(train, tmp_path):
     import torchvision
 
     plain = torchvision.models.resnet18(num_classes=2)
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
-    code, _, stderr = run("--lr 0 --model resnet18 --init-from", tmp_path / "plain.pth")
+    code, _, stderr = train("--lr 0 --model resnet18 --init-from", tmp_path / "plain.pth")
     assert code == 0, stderr
     started = saved(tmp_path / "out")["model"]
     for name, parameter in plain.named_parameters():
@@ -232,7 +226,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(data, tmp_path, mistake, flags,
     assert word in line
 
 
-def test_a_batch_norm_with_a_single_value_is_refused_before_anything_is_computed_or_written(run, tmp_path, monkeypatch):
+def test_a_batch_norm_with_one_value_is_refused_before_anything_is_computed_or_written(train, tmp_path, monkeypatch):
     normalize, devices = torch.nn.functional.batch_norm, set()
 
     def watched(x: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
@@ -240,7 +234,7 @@ def test_a_batch_norm_with_a_single_value_is_refused_before_anything_is_computed
         return normalize(x, *rest, **more)
 
     monkeypatch.setattr(torch.nn.functional, "batch_norm", watched)
-    code, _, stderr = run("--batch-size 1")
+    code, _, stderr = train("--batch-size 1")
     assert code == 2
     (line,) = stderr.splitlines()
     assert line.startswith("train_adn.py: error: --batch-size 1: a batch norm has but one value per channel")
@@ -248,8 +242,8 @@ def test_a_batch_norm_with_a_single_value_is_refused_before_anything_is_computed
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_tensorboard_works_or_is_said_to_be_missing(run, tmp_path):
-    code, _, stderr = run("--tensorboard")
+def test_tensorboard_works_or_is_said_to_be_missing(train, tmp_path):
+    code, _, stderr = train("--tensorboard")
     try:
         import tensorboard  # noqa: F401
     except ImportError:
@@ -268,11 +262,11 @@ def broken(data, tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_corrupt_image_is_named_or_passed_over_and_counted(run, broken):
-    code, _, stderr = run("--data-path", broken)
+def test_a_corrupt_image_is_named_or_passed_over_and_counted(train, broken):
+    code, _, stderr = train("--data-path", broken)
     assert code == 2
     assert str(broken / "train/cat/0.JPEG") in stderr
-    code, stdout, stderr = run("--on-corrupt skip --data-path", broken)
+    code, stdout, stderr = train("--on-corrupt skip --data-path", broken)
     assert code == 0, stderr
     assert "1 corrupt" in stdout.splitlines()[-1]
 
@@ -309,9 +303,9 @@ def spoilt(monkeypatch):
     return spoil
 
 
-def test_steps_whose_fp16_loss_overflows_are_left_out_and_the_run_goes_on(run, spoilt, tmp_path):
+def test_steps_whose_fp16_loss_overflows_are_left_out_and_the_run_goes_on(train, spoilt, tmp_path):
     moved = spoilt(1, 2, 3)
-    code, _, stderr = run(f"{FEW} --print-freq 2 {FP16}")
+    code, _, stderr = train(f"{FEW} --print-freq 2 {FP16}")
     assert code == 0, stderr
     assert moved == [True, False, False, False]
     assert saved(tmp_path / "out")["scaler"]["scale"] == 65536 / 8
@@ -328,9 +322,9 @@ def test_steps_whose_fp16_loss_overflows_are_left_out_and_the_run_goes_on(run, s
     ],
     ids=["fp32", "bf16", "fp16"],
 )
-def test_losses_that_are_not_finite_stop_a_run_and_keep_its_checkpoint(run, spoilt, tmp_path, flags, steps, moved):
+def test_losses_that_are_not_finite_stop_a_run_and_keep_its_checkpoint(train, spoilt, tmp_path, flags, steps, moved):
     found = spoilt(*steps)
-    code, _, stderr = run(f"{FEW} --epochs 2 --print-freq 2 {flags}")
+    code, _, stderr = train(f"{FEW} --epochs 2 --print-freq 2 {flags}")
     assert code == 2
     (line,) = stderr.splitlines()
     assert "the loss is not finite" in line
@@ -342,7 +336,7 @@ def test_losses_that_are_not_finite_stop_a_run_and_keep_its_checkpoint(run, spoi
     assert all(tensor.isfinite().all() for tensor in checkpoint["model"].values())
 
 
-def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(train, tmp_path, monkeypatch):
     """Though all losses were: the last step of an epoch has spoilt them."""
     take_step = engine.take_step
 
@@ -352,7 +346,7 @@ def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch)
             run.state.model.fc.bias.data[0] = math.inf
 
     monkeypatch.setattr(engine, "take_step", take_and_spoil)
-    code, _, stderr = run(FEW)
+    code, _, stderr = train(FEW)
     assert code == 2
     assert "not finite" in stderr
     assert json.loads((tmp_path / "out/diagnostic.json").read_text())["tensors_not_finite"] == ["fc.bias"]
