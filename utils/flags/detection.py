@@ -64,6 +64,7 @@ def check(methods: ModuleType, args: argparse.Namespace, defaults: dict[str, obj
         ("rois", two_stages, "--detector faster_rcnn or mask_rcnn"),
         ("skip_cfg", args.test_only or args.method == "individual", "--test-only or --method individual"),
         ("calibrate", args.test_only, "--test-only"),
+        ("resume", not args.test_only, "a training; a test takes --weights"),
         ("weights_dir", args.init_from, "--init-from NAME"),
         (" ".join(UNUSED), False, "train_adn.py: a detector has no such thing"),
     )
