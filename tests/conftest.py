@@ -97,7 +97,7 @@ def mistake(run: Run) -> Callable[..., str]:
     def mistake(main: Callable, *words: object) -> str:
         code, _, said = run(main, *words)
         assert (code, said.count("\n")) == (2, 1), said
-        assert re.match(r"(train_\w+\.py|(deploy|tools)\.\w+): error: ", said)
+        assert re.match(r"(train_\w+\.py|(python -m )?(deploy|tools)\.\w+): error: ", said)
         return said
 
     return mistake
