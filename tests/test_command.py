@@ -110,12 +110,9 @@ def test_a_run_is_repeated_from_its_run_json(individual, tmp_path):
         '{"args": {"warp": 9}}': "warp 9",
     }.items(),
 )
-def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path, capsys):
+def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path, mistake):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(SystemExit, match="2"):
-        train_adn.main(["--from-run", str(tmp_path / "run.json")])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert said in mistake(train_adn.main, "--from-run", tmp_path / "run.json")
 
 
 def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
