@@ -12,6 +12,7 @@ import torch
 
 import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command, together
+from tests.runs import metrics
 
 DIGITS = (
     "--data-path digits --train-images 64 --val-images 20 --batch-size 16 --lr 0.01 --print-freq 1 --epochs 1 "
@@ -125,7 +126,7 @@ def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=100) == 0
-    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    assert metrics(folder)[-1]["epoch"] == 1
 
 
 def test_a_mistake_is_said_though_its_name_is_not_ascii(tmp_path, monkeypatch):
