@@ -3,14 +3,23 @@
 The golden values in `tests/golden/` belong to networks filled like this, so the rule must not change.
 """
 
+import gzip
+import json
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 FIXED = ("num_batches_tracked", "relative_position_index", "relative_coords_table")
 EMBEDDINGS = ("pos_embedding", "class_token", "relative_position_bias_table")
+
+
+def golden_values(name: str) -> dict:
+    """What a file of `tests/golden/` holds."""
+    content = (Path(__file__).parent / "golden" / name).read_bytes()
+    return json.loads(gzip.decompress(content) if name.endswith(".gz") else content)
 
 
 def filled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

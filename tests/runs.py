@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 import train_adn
@@ -64,7 +65,14 @@ class Command:
         return start(line, folder, env)
 
 
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run's log; nan is no JSON."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+
 def steps_done(folder: Path) -> int:
+    """Also while it runs: its last line may be half written."""
     path = folder / "metrics.jsonl"
     return path.read_text().count('"event": "step"') if path.exists() else 0
 
@@ -115,7 +123,7 @@ def assert_same_run(whole: Path, broken: Path) -> None:
     expected, found = content(whole), content(broken)
     for key in ("model", "model_ema", "optimizer", "lr_scheduler", "progress"):
         assert_same(expected[key], found[key], key)
-    logs = [list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())) for folder in (whole, broken)]
+    logs = [metrics(folder) for folder in (whole, broken)]
     for line in [*logs[0], *logs[1]]:
         for name in ("run", "time", "seconds", "images_per_second"):
             line.pop(name, None)

@@ -12,6 +12,7 @@ import torch
 
 import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command, together
+from tests.runs import metrics
 
 DIGITS = (
     "--data-path digits --train-images 64 --val-images 20 --batch-size 16 --lr 0.01 --print-freq 1 --epochs 1 "
@@ -116,12 +117,9 @@ def test_a_run_is_repeated_from_its_run_json(individual, tmp_path):
         '{"args": {"warp": 9}}': "warp 9",
     }.items(),
 )
-def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path, capsys):
+def test_a_run_json_that_is_none_is_refused_in_one_line(content, said, tmp_path, mistake):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(SystemExit, match="2"):
-        train_adn.main(["--from-run", str(tmp_path / "run.json")])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert said in mistake(train_adn.main, "--from-run", tmp_path / "run.json")
 
 
 def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
@@ -134,7 +132,7 @@ def test_a_run_ends_well_though_nobody_reads_what_it_says(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=100) == 0
-    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    assert metrics(folder)[-1]["epoch"] == 1
 
 
 def test_a_mistake_is_said_though_its_name_is_not_ascii(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 import train_detection
 from benchmarks import scenes
 from tests.launch import command, together
-from tests.runs import assert_same, content, kill_all, start, steps_done, wait_for_steps
+from tests.runs import assert_same, content, kill_all, metrics, start, steps_done, wait_for_steps
 from utils.detection.coco import LikeShapes, read_part
 
 NETWORK = "--detector mask_rcnn --model mobilenet_v2 --fpn-width 8 --min-size 64 --max-size 96 --rois 16"
@@ -52,8 +52,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data: Path, whole: Path, tmp_path
     assert one["progress"] == other["progress"]
     assert_same(one["model"], other["model"], "model")
     assert steps_done(tmp_path) == STEPS
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"test_box_AP50_super", "test_mask_AP_base"} <= last.keys()
+    assert {"test_box_AP50_super", "test_mask_AP_base"} <= metrics(tmp_path)[-1].keys()
 
 
 def test_two_processes_are_one_evaluation(data: Path, whole: Path, tmp_path: Path) -> None:

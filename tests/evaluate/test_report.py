@@ -14,6 +14,7 @@ import torch
 import models
 import models.zoo
 import train_adn
+from tests.runs import metrics
 from utils.evaluate import picture, table
 from utils.evaluate.table import Row
 
@@ -44,7 +45,7 @@ def test_one_sub_network_gives_one_line_as_the_reference_does(run, tmp_path):
 def test_a_checkpoint_is_as_good_as_its_run_said(run, digits_run):
     """It brings the sizes of the images it was trained for, too."""
     _, out, _ = run("--skip-cfg", "super", "base", "--latency-batch", "0", "--no-picture")
-    said = json.loads((digits_run / "metrics.jsonl").read_text().splitlines()[-1])
+    said = metrics(digits_run)[-1]
     found = [float(top1) for top1 in re.findall(r"^Test: .* Acc@1 (\S+)", out, flags=re.MULTILINE)]
     assert found == pytest.approx([said["test_acc1_super"], said["test_acc1_base"]], abs=1e-3)
     assert min(found) > 85

@@ -1,9 +1,6 @@
 """All sub-networks in a step, or the sandwich: against the official code's values, and what is drawn."""
 
 import contextlib
-import gzip
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +9,14 @@ from torch import nn
 import methods
 import models
 from methods.slimmable import Sandwich, Slimmable
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 from tests.methods.test_adn import settings
 from utils.flags.arguments import parser
 from utils.train.optim import build_optimizer
 from utils.train.passes import LABELS
 from utils.train.step import TrainingStep
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/slimmable.json.gz").read_bytes()))
+GOLDEN = golden_values("slimmable.json.gz")
 FLAGS = "--norm-weight-decay 0 --bias-weight-decay 0 --depthwise-weight-decay 0"
 
 

@@ -1,6 +1,5 @@
 """Frozen teachers from outside: what they are made of, the loss, and whole runs."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import train_adn
 from models import teacher
 from models.weights import WeightsError
 from tests.methods.test_adn import settings
+from tests.runs import metrics
 from tests.tiny import batch, tiny
 from utils.train.step import TrainingStep
 
@@ -100,8 +100,7 @@ def test_a_taught_run_goes_on_to_the_same_bits_and_only_with_its_teacher(tmp_pat
     whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=False) for name in ("whole", "parts"))
     assert all(torch.equal(value, parts["model"][name]) for name, value in whole["model"].items())
     assert not any(name.startswith("network.") for name in whole["model"])
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert {"loss_super", "loss_base"} <= {key for line in lines for key in line}
+    assert {"loss_super", "loss_base"} <= {key for line in metrics(tmp_path / "whole") for key in line}
     torch.nn.init.zeros_(model.conv1.weight)
     torch.jit.trace(model.extract(), batch()).save(script)
     code, said = run("parts", "--resume", "auto", "--epochs", "3")

@@ -4,10 +4,6 @@ Plain fill hardly depends on the image: what does, is recorded with "calibrated"
 those of one batch.
 """
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,13 +12,13 @@ from torch import Tensor, nn
 import models
 from methods.dsnet import GateLoss
 from models.gated.routing import DynamicSlimmable
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 from utils.train.losses import Outputs
 from utils.train.optim import MovingAverage
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parent.parent / "golden" / "dsnet.json.gz").read_bytes()))
+GOLDEN = golden_values("dsnet.json.gz")
 NAME = "slimmable_mbnet_v1_bn_uniform"
 FOURTEEN = [f"uniform_{number}" for number in range(14)]
 

@@ -1,12 +1,9 @@
 """Every network, every sub-network: against the official code's values, and against itself."""
 
 import copy
-import gzip
-import json
 import pickle
 import threading
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +16,10 @@ from models.adaptive import Stage
 from models.resnet import AdaptiveResNet
 from models.resnet_small import SmallResNet
 from tests.deploy.shallow import FAMILIES, shallow
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 from tests.tiny import SIZE, TINY, batch, tiny
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-MANIFEST = json.loads(gzip.decompress((GOLDEN / "manifest.json.gz").read_bytes()))
-LOGITS = json.loads((GOLDEN / "logits.json").read_text())
+MANIFEST, LOGITS = golden_values("manifest.json.gz"), golden_values("logits.json")
 # what the fine-tuning of a plain network starts from; vd variants do not exist there
 PLAIN = [name for name in TINY if hasattr(torchvision.models, name)]
 # what torchvision does not have

@@ -3,19 +3,16 @@
 The official code's recipes are spelled as words here: a branch's norms and another encoding, or two branches' mean.
 """
 
-import gzip
-import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 import models
 from models.resolution.scales import Scale, ScaleAdaptive
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/san.json.gz").read_bytes()))
+GOLDEN = golden_values("san.json.gz")
 RECORDS = GOLDEN["models"]["meta_resnet18"]["logits"]
 SIZES = (224, 192, 160, 128, 96)
 

@@ -1,9 +1,7 @@
 """Networks of several widths: against the official code's values, and against themselves."""
 
 import copy
-import gzip
 import io
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,10 +12,10 @@ import torch
 from torch import nn
 
 import models
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 from tests.misbehaving_server import serving
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/slimmable.json.gz").read_bytes()))["models"]
+GOLDEN = golden_values("slimmable.json.gz")["models"]
 # of every kind one, those of a range with fewer statistics of their own
 SMALL: dict[str, dict] = {"s_resnet18": {}, "s_mobilenet_v1": {}, "s_shufflenet": {}, "autoslim_mobilenet_v2": {}}
 SMALL |= {"us_resnet50": {"widths": (0.25, 1.0)}, "us_mobilenet_v1": {"widths": (0.25, 0.5, 1.0)}}

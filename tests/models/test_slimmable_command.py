@@ -13,6 +13,7 @@ import train_adn
 from deploy import export
 from tests.conftest import Run
 from tests.pictures import scene
+from tests.runs import assert_same, content, metrics
 from utils.train import folder
 
 SIZES = "--train-crop-size 16 --val-resize-size 16 --val-crop-size 16"
@@ -57,14 +58,14 @@ def test_a_run_goes_on_to_the_same_bits(ranged: Path, train: Run) -> None:
     code, said, stderr = train(US, "--resume", "auto", "--output-dir", ranged / "killed")
     assert code == 0, stderr
     assert "epoch 1, step 1" in said
-    whole, resumed = (torch.load(place / "checkpoint.pth", weights_only=False) for place in (ranged, ranged / "killed"))
+    whole, resumed = content(ranged), content(ranged / "killed")
     for key in ("model", "model_ema"):
-        assert all(torch.equal(value, resumed[key][name]) for name, value in whole[key].items())
+        assert_same(whole[key], resumed[key], key)
     assert whole["trained"] == ["1.0", "0.35"]
     assert whole["model"]["features.0.1.bn.26.num_batches_tracked"] == 6
     assert whole["model"]["features.0.1.bn.13.num_batches_tracked"] == 0
-    first = json.loads((ranged / "metrics.jsonl").read_text().splitlines()[0])
-    assert [key for key in first if key.startswith("loss_")] == ["loss_largest", "loss_smallest", "loss_drawn1"]
+    losses = [key for key in metrics(ranged)[0] if key.startswith("loss_")]
+    assert losses == ["loss_largest", "loss_smallest", "loss_drawn1"]
 
 
 def test_the_table_has_all_widths_by_cost(listed: Path, train: Run, tmp_path: Path) -> None:

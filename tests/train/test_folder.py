@@ -12,6 +12,7 @@ import torch
 
 import train_adn
 from tests.launch import ENVIRONMENT, ROOT, command
+from tests.runs import metrics
 from utils.errors import UserError
 from utils.train import folder
 
@@ -24,10 +25,6 @@ DIGITS = (
 
 def train(place: Path, flags: str) -> int:
     return train_adn.main([*DIGITS.split(), "--device", "cpu", "--output-dir", str(place), *flags.split()])
-
-
-def lines(place: Path) -> list[dict]:
-    return [json.loads(line, parse_constant=pytest.fail) for line in (place / "metrics.jsonl").read_text().splitlines()]
 
 
 def content(path: Path) -> dict:
@@ -58,7 +55,7 @@ def test_a_run_keeps_its_newest_best_and_last_checkpoints(earlier):
 
 
 def test_metrics_tell_the_run_the_time_and_all_sub_networks(earlier):
-    found = lines(earlier)
+    found = metrics(earlier)
     assert {line["run"] for line in found} == {content(earlier / "checkpoint.pth")["run"]}
     assert [line["time"] for line in found] == sorted(line["time"] for line in found)
     epochs = [line for line in found if line["event"] == "epoch"]
@@ -76,7 +73,7 @@ def test_a_new_run_takes_nothing_from_an_earlier_one(earlier, tmp_path):
     assert train(place, "--epochs 1 --seed 1") == 0
     (aside,) = place.glob("earlier-*")
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == files
-    assert len(lines(place)) == 4 + 1 + 1  # steps, epoch, calibration
+    assert len(metrics(place)) == 4 + 1 + 1  # steps, epoch, calibration
     assert {path.name for path in place.glob("model_*")} == {"model_0.pth"}
 
 
@@ -110,7 +107,7 @@ def test_a_run_of_other_weights_started_again_goes_on_from_its_own(earlier, tmp_
     assert f"Resumed {earlier / 'model_3.pth'}: epoch 4" in said
     assert f"Resumed {place / 'checkpoint.pth'}" in said
     assert len(list(place.glob("earlier-*"))) == 1
-    places = [(line["event"], line["epoch"], line["step"]) for line in lines(place)]
+    places = [(line["event"], line["epoch"], line["step"]) for line in metrics(place)]
     assert len(places) == len(set(places)) == 4 * 5 + 1  # the last one is of calibration
     assert len(json.loads((place / "run.json").read_text())["starts"]) == 2
 
@@ -147,7 +144,7 @@ def test_lines_after_the_point_of_return_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in kept + gone) + '{"event": "st')
     folder.trim_metrics(tmp_path, 1, 2)
-    assert lines(tmp_path) == kept
+    assert metrics(tmp_path) == kept
 
 
 def test_saving_where_nothing_can_be_written_is_said(tmp_path):

@@ -13,10 +13,10 @@ import torch
 import methods
 import train_adn
 from tests.launch import WITH_GPUS, launch
-from tests.runs import Command, assert_same_run, kill_all, steps_done, wait_for_steps
+from tests.runs import Command, assert_same_run, kill_all, metrics, steps_done, wait_for_steps
 from tests.tiny import SIZE, TINY, batch, tiny
 from tests.train.test_resume import data as data  # the images of its runs
-from tests.train.test_train import DIGITS, graphs_after_each_epoch, metrics
+from tests.train.test_train import DIGITS, graphs_after_each_epoch
 from utils.data.loading import Batch
 from utils.flags.arguments import parser
 from utils.setup import Machine

@@ -1,7 +1,6 @@
 """A run that is killed and continued ends with the weights of one that was not, to the last bit."""
 
 import copy
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from tests.runs import (
     assert_same_run,
     content,
     kill_all,
+    metrics,
     steps_done,
     wait_for_steps,
 )
@@ -122,8 +122,7 @@ def test_a_checkpoint_from_before_depth_by_selection_goes_on(tmp_path, monkeypat
     for key in ("model", "optimizer", "lr_scheduler", "epoch", "progress", "classes", "model_ema", "scaler"):
         assert_same(old[key], restored[key], key)
     assert old["scaler"]["_growth_tracker"] == old["model_ema"]["n_averaged"] == 6
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["event"], line["epoch"], line["step"]) for line in lines] == [
+    assert [(line["event"], line["epoch"], line["step"]) for line in metrics(tmp_path)] == [
         *(("step", 1, 3), ("step", 1, 4), ("epoch", 1, 4))
     ]
     assert content(tmp_path)["model_ema"]["n_averaged"] == 8

@@ -1,8 +1,6 @@
 """The step's losses and gradients: against the official code's, and against their own definitions."""
 
 import contextlib
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +10,14 @@ from torchvision.ops import StochasticDepth
 
 import models
 from tests.deploy.shallow import shallow
-from tests.filled import filled, images
+from tests.filled import filled, golden_values, images
 from tests.tiny import batch, tiny
 from utils.train.losses import Distillation, Outputs, mean_over_space
 from utils.train.passes import LABELS, Pass
 from utils.train.step import TrainingStep
 
 SHALLOW = ("convnext", "regnet")  # the usual ones are wide
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
+GOLDEN = golden_values("train_step.json")
 
 
 def adn_passes(model: models.AdaptiveDepth, alpha: float = 0.5) -> list[Pass]:

@@ -17,6 +17,7 @@ import train_adn
 from tests.launch import ROOT, launch, together
 from tests.pictures import image_folder
 from tests.recipes import arguments, commands
+from tests.runs import content, metrics
 from utils import processes
 from utils.errors import UserError
 from utils.flags.arguments import parser
@@ -50,14 +51,6 @@ def standard(data: Path, tmp_path: Path) -> list[str]:
 def train(data, tmp_path, run):
     """Run the command in this process. Later flags replace earlier ones."""
     return lambda flags, *more: run(train_adn.main, *standard(data, tmp_path), *flags.split(), *more)
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def saved(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pth", weights_only=False)
 
 
 @pytest.mark.parametrize("recipe", commands("training"), ids=lambda line: line.split("--model ")[1].split()[0])
@@ -107,11 +100,11 @@ def test_the_bundled_digits_are_learnt_by_both_networks(digits_run):
 
 
 def test_a_run_leaves_its_arguments_versions_and_commit(digits_run):
-    content = json.loads((digits_run / "run.json").read_text())
-    assert content["args"]["lr"] == 0.01
-    assert content["versions"]["torch"] == str(torch.__version__)
+    about = json.loads((digits_run / "run.json").read_text())
+    assert about["args"]["lr"] == 0.01
+    assert about["versions"]["torch"] == str(torch.__version__)
     if (ROOT / ".git").exists() and shutil.which("git"):
-        assert content["git_commit"]
+        assert about["git_commit"]
 
 
 def test_every_precision_trains_the_same_network(train, tmp_path):
@@ -120,7 +113,7 @@ def test_every_precision_trains_the_same_network(train, tmp_path):
         code, _, stderr = train(f"{FEW} --print-freq 1 {precision}")
         assert code == 0, stderr
         losses[precision] = [line["loss_super"] for line in metrics(tmp_path / "out") if line["event"] == "step"][-1]
-        checkpoint = saved(tmp_path / "out")
+        checkpoint = content(tmp_path / "out")
         assert ("scaler" in checkpoint) == (precision == FP16)
         assert {t.dtype for t in checkpoint["model"].values() if t.is_floating_point()} == {torch.float32}
     assert list(losses.values()) == pytest.approx([losses[""]] * 3, rel=0.05)
@@ -149,7 +142,7 @@ def test_an_individual_network_leaves_alone_what_it_does_not_use(tmp_path):
     done = together("train_adn.py", *DIGITS.split(), *flags.split(), tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     torch.manual_seed(0)
-    before, after = models.resnet20(num_classes=10), saved(tmp_path)
+    before, after = models.resnet20(num_classes=10), content(tmp_path)
     base = before.view(before.base_net)
     used = {id(tensor) for tensor in (*base.parameters(), *base.buffers())}
     kept = {name for name, tensor in before.state_dict().items() if torch.equal(after["model"][name], tensor)}
@@ -191,7 +184,7 @@ def test_a_plain_network_is_a_start(train, tmp_path):
     torch.save(plain.state_dict(), tmp_path / "plain.pth")
     code, _, stderr = train("--lr 0 --model resnet18 --init-from", tmp_path / "plain.pth")
     assert code == 0, stderr
-    started = saved(tmp_path / "out")["model"]
+    started = content(tmp_path / "out")["model"]
     for name, parameter in plain.named_parameters():
         assert torch.equal(started[name], parameter)
     assert torch.equal(started["layer1.0.bn1_skip.weight"], plain.layer1[0].bn1.weight)
@@ -308,7 +301,7 @@ def test_steps_whose_fp16_loss_overflows_are_left_out_and_the_run_goes_on(train,
     code, _, stderr = train(f"{FEW} --print-freq 2 {FP16}")
     assert code == 0, stderr
     assert moved == [True, False, False, False]
-    assert saved(tmp_path / "out")["scaler"]["scale"] == 65536 / 8
+    assert content(tmp_path / "out")["scaler"]["scale"] == 65536 / 8
     losses = [line["loss_super"] for line in metrics(tmp_path / "out") if line["event"] == "step"]
     assert [loss is None for loss in losses] == [False, True]  # nan is no JSON
 
@@ -331,7 +324,7 @@ def test_losses_that_are_not_finite_stop_a_run_and_keep_its_checkpoint(train, sp
     assert found == moved
     diagnostic = json.loads((tmp_path / "out/diagnostic.json").read_text())
     assert (diagnostic["epoch"], diagnostic["step"]) == (1, len(moved) - 4)
-    checkpoint = saved(tmp_path / "out")
+    checkpoint = content(tmp_path / "out")
     assert (checkpoint["progress"]["epoch"], checkpoint["progress"]["step"]) == (1, 0)
     assert all(tensor.isfinite().all() for tensor in checkpoint["model"].values())
 
