@@ -147,8 +147,8 @@ def train(run: engine.Run, data: Data, loaders: Loaders) -> int:
     outcome = ", ".join(f"{role} {results[role]}" for role in run.method.tested if results) or "nothing left to train"
     corrupt = f", {len(progress.corrupt)} corrupt images replaced" if progress.corrupt else ""
     log.info(
-        f"Done: {outcome}; best epoch's {next(iter(run.method.tested))} {run.main} {progress.best:.3f}{corrupt}; checkpoints, "
-        f"metrics.jsonl and run.json in {run.folder}"
+        f"Done: {outcome}; best epoch's {next(iter(run.method.tested))} {run.main} {progress.best:.3f}{corrupt}; "
+        f"checkpoints, metrics.jsonl and run.json in {run.folder}"
     )
     return 0
 
