@@ -46,6 +46,8 @@ def test_a_step_is_the_largest_two_drawn_and_the_smallest(model):
             targets = [LABELS, *[method.teacher] * 3]
             assert [this.targets for this in passes] == [((target, 1.0),) for target in targets]
             drawn.update(this.subnet for this in passes[1:3])
+    step = TrainingStep(model, None, method.distance, None)
+    assert step.reaches_all(passes)  # the gate, which runs in none, is not trained
     assert set(drawn) == {f"uniform_{number}" for number in range(1, 7)}
     assert min(drawn.values()) > 70
     assert method.passes(0, 0) != Slimmable(settings(seed=1, **EMA), model).passes(0, 0)
