@@ -227,7 +227,7 @@ def test_a_batch_norm_with_one_value_is_refused_before_anything_is_computed_or_w
         return normalize(x, *rest, **more)
 
     monkeypatch.setattr(torch.nn.functional, "batch_norm", watched)
-    code, _, stderr = train("--model mobilenet_v2 --batch-size 1")
+    code, _, stderr = train("--batch-size 1 --model mobilenet_v2")  # whose last maps are of one pixel
     assert code == 2
     (line,) = stderr.splitlines()
     assert line.startswith("train_adn.py: error: --batch-size 1: a batch norm has but one value per channel")
