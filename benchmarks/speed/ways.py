@@ -227,5 +227,6 @@ def classic(kind: str) -> Chain:
 
 def ours(kind: str, decode: str) -> Chain:
     args = arguments.parser(methods).parse_args(f"{DEFAULTS} {KINDS[kind]}".split())
+    fill_defaults(args, methods.defaults(args))
     transform = presets.eval_transform() if kind == "evaluation" else presets.train_transform(args)
     return lambda path: transform(presets.DECODERS[decode](path))
