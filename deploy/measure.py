@@ -29,6 +29,8 @@ from utils.flags.data import fill_defaults
 from utils.flags.evaluation import chosen
 from utils.setup import Machine
 
+LARGE = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
+
 
 class Network(NamedTuple):
     """A network on its device, as train_adn.py's flags describe it."""
@@ -44,6 +46,10 @@ def load(flags: Sequence[str], threads: int | None = None) -> Network:
     """Without --weights a network of random ones, which is as fast. It has the statistics of its sub-networks' own."""
     if threads:
         torch.set_num_threads(threads)
+    # Until a large block has been freed once, as by whoever has loaded images, glibc hands memory back after each call
+    # and takes it anew: what is profiled would be a quarter slower than what serves.
+    block = torch.empty(LARGE, dtype=torch.uint8)
+    del block
     args = arguments.parser(methods).parse_args(["--test-only", *flags])
     try:
         saved = train_adn.saved_weights(args) if args.weights or args.resume else None
