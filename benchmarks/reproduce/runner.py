@@ -101,7 +101,7 @@ class Runner:
             for purpose in ("raw", "calibrated")
         )
         times = [json.loads(line) for line in (place / "times.jsonl").read_text().splitlines()]
-        device = "cpu" if about["device"] == (platform.processor() or "cpu") else "cuda"  # else a GPU's name
+        device = about["device_type"]
         known = {"setting": run.setting.name, "method": run.method, "seed": run.seed}
         return known | {
             "device": device,

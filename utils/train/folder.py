@@ -157,6 +157,7 @@ def write_about(folder: Path, run: str, args: argparse.Namespace, device: torch.
         "args": vars(args),
         "processes": processes.world_size(),
         "versions": versions,
+        "device_type": device.type,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "git_commit": commit,
     }
