@@ -185,7 +185,7 @@ GRIDS = {
         ),
         Setting(  # without --amp: on small images bfloat16 made the convolutions' weight gradients slower, by a third
             "resnet18",
-            MAIN,
+            (*MAIN, "drawn"),
             "--model resnet18 --data-path fashion-mnist --workers 0",
             f"{SGD} --train-images 10000 --val-images 1000",
             20,
