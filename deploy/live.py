@@ -81,13 +81,17 @@ class Server:
         try:
             with self.inside():
                 while (decision := self._next()) is not None:
-                    start = self.clock()
+                    start, waiting = self.clock(), len(self.governor)
                     try:
                         answers = self.run(decision.option, decision.requests)
                     except Exception:
                         self.governor.give_back(decision)
                         raise
-                    finished = self.governor.finish(decision, self.clock() - start)
+                    took = self.clock() - start
+                    finished = self.governor.finish(decision, took)
+                    if self.batches is not None:
+                        served = len(decision.requests)
+                        self.batches.append(Batch(start, decision.option.subnet, served, waiting, took))
                     for request, answer in zip(finished, answers, strict=True):
                         self.answer(request, answer)
         except Exception as error:  # raised again in the caller's thread
@@ -104,9 +108,6 @@ class Server:
             for request in self.governor.refused(start):
                 self.answer(request, None)
             if decision:
-                if self.batches is not None:
-                    served = len(decision.requests)
-                    self.batches.append(Batch(start, decision.option.subnet, served, len(self.governor)))
                 return decision
             if self._closed and not len(self.governor):
                 return None
@@ -168,7 +169,6 @@ def serve(given: Load, governor: Governor, serving: Callable[..., Server], outco
             time.sleep(early)
         server.submit(request, times[request] + given.target)
     server.close()
-    outcome.slower = governor.slower
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

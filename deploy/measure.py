@@ -168,7 +168,8 @@ def exported(file: Path) -> Callable[[torch.Tensor, Any], Any]:
 
 def figures(times: list[float], batch: int) -> dict[str, Any]:
     ms = {str(quantile): round(float(np.quantile(times, quantile / 100)), 4) for quantile in QUANTILES}
-    return {"ms": ms, "images_per_s": round(1000 * batch / ms["50"], 2)}
+    in_turn = [round(ms, 4) for ms in times]
+    return {"ms": ms, "images_per_s": round(1000 * batch / ms["50"], 2), "times": in_turn}
 
 
 class Energies:

@@ -11,10 +11,13 @@ nobody should use; --budget-latency names the best that fits.
 import argparse
 import json
 import logging
+import statistics
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deploy.command import command
 from deploy.governor import Option
@@ -26,8 +29,7 @@ from utils.flags.parsing import COUNT, NONNEGATIVE, POSITIVE
 
 log = logging.getLogger(__name__)
 
-# of latency; so many, that a simulated batch takes the mean time of the real ones, also where that has two peaks
-QUANTILES = (*range(0, 100, 5), 99, 100)
+QUANTILES = (0, 5, 25, 50, 75, 95, 99, 100)  # of latency
 WAYS = ("eager", "plain", "compiled", "graph")  # `plain`: torchvision's network with only the weights that it uses
 
 
@@ -38,6 +40,7 @@ class Row:
     batch: int
     ms: dict[str, float]  # of a call, by quantile: "0" … "100"
     images_per_s: float
+    times: list[float]  # ms of the same calls, as they took turns with those of all other rows
     joules_per_image: float | None = None
     peak_mib: float | None = None  # of a GPU's memory, beside weights and images
 
@@ -76,6 +79,18 @@ class Profile:
         if not options:
             raise UserError("the profile has no accuracies: profile again with --evaluation subnets.json")
         return options
+
+    def means(self, way: str) -> dict[tuple[str, int], float]:
+        """Seconds of a batch, of every size up to the largest; between two measured ones in proportion."""
+        known: dict[str, dict[int, float]] = {}
+        for row in self.of(way):
+            known.setdefault(row.subnet, {})[row.batch] = statistics.fmean(row.times) / 1000
+        found = {}
+        for subnet, seconds in known.items():
+            measured = sorted(seconds)
+            for size in range(1, measured[-1] + 1):
+                found[subnet, size] = float(np.interp(size, measured, [seconds[batch] for batch in measured]))
+        return found
 
     def dominated(self, way: str) -> dict[str, str]:
         """Sub-networks that nobody should use, and for each one as accurate that is no slower at any batch."""

@@ -12,14 +12,14 @@ from utils.evaluate.picture import new_figure, save
 from utils.files import whole_file, write_json
 
 COLUMNS = {"deadlines met": "attained", "mean Acc@1": "accuracy", "right": "right", "refused": "refused"}
-COLUMNS |= {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "slower": "slower"}
+COLUMNS |= {"p50 ms": "p50_ms", "p99 ms": "p99_ms", "device": "device"}
 PAGE = """# {name}
 
 Written by `python -m deploy.{name}`, with the flags that are in [{name}.json]({name}.json).
 
 {facts}. {requests} requests arrived. *Deadlines met*: % of all, also of refused ones. *Mean Acc@1*: the profile's, of
-those sub-networks that answered in time; *right*: % of these answers that were; *slower*: how many times so than its
-profile the device was, as the governor found at the end.
+those sub-networks that answered in time; *right*: % of these answers that were; *device*: what its batches took in
+all, as a multiple of the profile's mean times.
 
 ```
 {text}
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     subnet: str
     served: int
     waiting: int
+    seconds: float
 
 
 @dataclass
@@ -48,17 +49,18 @@ class Outcome:
     finished: np.ndarray = field(init=False)
     accuracy: np.ndarray = field(init=False)  # in %, what the profile says of the sub-network that answered
     batches: list[Batch] = field(default_factory=list)
-    slower: float = 1.0  # than its profile the device was at the end, as the governor found
 
     def __post_init__(self) -> None:
         self.finished, self.accuracy = np.full((2, len(self.arrived)), np.nan)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, means: dict[tuple[str, int], float]) -> dict[str, Any]:
+        """`means` are the profile's seconds of a batch, by sub-network and size."""
         took, served = self.finished - self.arrived, Counter()
         met = took <= self.target
         for batch in self.batches:
             served[batch.subnet] += batch.served
         p50, p99 = np.nanquantile(took, (0.5, 0.99)) * 1000 if served else (None, None)
+        usual = sum(means[batch.subnet, batch.served] for batch in self.batches)
         return {
             "attained": 100 * float(met.mean()),  # in % of all requests
             "accuracy": float(self.accuracy[met].mean()) if met.any() else None,
@@ -66,15 +68,16 @@ class Outcome:
             "refused": 100 * float(np.isnan(took).mean()),
             "p50_ms": p50,
             "p99_ms": p99,
-            "slower": self.slower,
+            "device": sum(batch.seconds for batch in self.batches) / usual if usual else None,
             "shares": {name: count / len(took) for name, count in served.most_common()},
         }
 
 
 def report(load: Load, outcomes: dict[str, dict[str, Outcome]], name: str) -> str:
     """Writes numbers, picture and page of what became of it, by kind (simulated, live) and policy; gives the tables."""
+    means = load.profile.means(load.args.way)
     found = {
-        kind: {policy: outcome.summary() for policy, outcome in by_policy.items()}
+        kind: {policy: outcome.summary(means) for policy, outcome in by_policy.items()}
         for kind, by_policy in outcomes.items()
     }
     args, about, requests = load.args, load.profile.about, len(load.times)

@@ -4,7 +4,8 @@
     python -m deploy.simulate profile.json --target-ms 60 --steps 2:80 2:300          2 s of 80/s and of 300/s by turns
     python -m deploy.simulate profile.json --target-ms 60 --trace arrivals.txt        a line per request: its second
 
-One worker. A batch takes a time drawn from its measured quantiles. The same seed gives the same numbers.
+One worker. A device that is slow for a while, since it grows hot or others use it, was so when it was profiled: batches
+take their mean times, stretched as the profile's calls were, one after another. The same seed gives the same numbers.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from deploy.profile import Profile
 from deploy.report import Batch, Outcome, report
 from utils.errors import UserError
 
+Duration = Callable[[Option, int, float], float]  # seconds that so many images take from now on
 
-def simulate(times: np.ndarray, target: float, governor: Governor, duration: Callable[[Option, int], float]) -> Outcome:
-    """Run the governor on these arrivals; `duration` says how long so many images take."""
+
+def simulate(times: np.ndarray, target: float, governor: Governor, duration: Duration) -> Outcome:
+    """Run the governor on these arrivals."""
     outcome, due = Outcome(target, times), [*times.tolist(), float("inf")]
     now, following = 0.0, 0
     while True:
@@ -30,13 +33,12 @@ def simulate(times: np.ndarray, target: float, governor: Governor, duration: Cal
         governor.refused(now)
         if decision:
             option, requests = decision.option, decision.requests
-            outcome.batches.append(Batch(now, option.subnet, len(requests), len(governor)))
-            took = duration(option, len(requests))
+            took = duration(option, len(requests), now)
+            outcome.batches.append(Batch(now, option.subnet, len(requests), len(governor), took))
             now += took
         elif following < len(times):
             now = due[following]
         else:
-            outcome.slower = governor.slower
             return outcome
         while due[following] <= now:
             governor.submit(following, due[following] + target, due[following])
@@ -47,27 +49,30 @@ def simulate(times: np.ndarray, target: float, governor: Governor, duration: Cal
 
 
 class Durations:
-    """Seconds of a batch, drawn from the profile's quantiles; between two measured sizes in proportion."""
+    """What batches take, one after another: their mean times, on a device that is now slower and now quicker.
+
+    It is so as the profile's calls found it: so much work took so much time, and the time between batches passes as if
+    there were work. The profile begins again where it ends; `seed` draws where in it the first batch stands.
+    """
 
     def __init__(self, profile: Profile, way: str, seed: int) -> None:
-        finest = (np.arange(256) + 0.5) / 256
-        sizes: dict[str, dict[int, np.ndarray]] = {}
-        for row in profile.of(way):
-            at = [int(quantile) / 100 for quantile in row.ms]
-            sizes.setdefault(row.subnet, {})[row.batch] = np.interp(finest, at, list(row.ms.values())) / 1000
-        self.seconds = {}
-        for subnet, known in sizes.items():
-            measured = sorted(known)
-            for size in range(1, measured[-1] + 1):
-                place = np.interp(size, measured, range(len(measured)))
-                low, high = (known[measured[int(f(place))]] for f in (np.floor, np.ceil))
-                self.seconds[subnet, size] = (low + (high - low) * (place % 1)).tolist()
-        self.drawn = np.random.default_rng(seed).integers(256, size=1 << 16).tolist()
-        self.count = 0
+        self.means = profile.means(way)
+        took = np.array([row.times for row in profile.of(way)]).T  # round by round, as the calls took turns
+        work = np.broadcast_to(took.mean(axis=0), took.shape)
+        self.took, self.work = (np.concatenate([[0.0], np.cumsum(ms)]) / 1000 for ms in (took, work))
+        self.done = np.random.default_rng(seed).uniform(0, self.work[-1])
+        self.free = 0.0  # since then
 
-    def __call__(self, option: Option, images: int) -> float:
-        self.count += 1
-        return self.seconds[option.subnet, images][self.drawn[self.count % len(self.drawn)]]
+    def __call__(self, option: Option, images: int, now: float) -> float:
+        start = self.done + now - self.free
+        self.done = start + self.means[option.subnet, images]
+        took = self._time(self.done) - self._time(start)
+        self.free = now + took
+        return took
+
+    def _time(self, work: float) -> float:
+        rounds, rest = divmod(work, self.work[-1])
+        return float(rounds * self.took[-1] + np.interp(rest, self.work, self.took))
 
 
 def simulated(load: Load) -> dict[str, Outcome]:

@@ -60,7 +60,7 @@ def test_a_profile_of_two_ways_with_accuracies_finds_the_best_within_a_budget(tm
 def made(**of: tuple[float, float, float]) -> Profile:
     """Sub-networks with an accuracy, and milliseconds at batches 1 and 8."""
     rows = [
-        Row(name, "eager", batch, {str(q): ms * (1 + q / 1000) for q in profile.QUANTILES}, 1000 * batch / ms)
+        Row(name, "eager", batch, **measure.figures([ms * (1 + q / 1000) for q in range(101)], batch))
         for batch, place in ((1, 1), (8, 2))
         for name, values in of.items()
         for ms in (values[place],)

@@ -48,15 +48,35 @@ def test_steps_follow_one_another():
     assert counts[[3, 7]] == pytest.approx([50, 50], rel=0.5)
 
 
+def profile_of(times: dict[int, list[float]]) -> Profile:
+    """Of one network, by batch."""
+    rows = [Row("F", "eager", batch, **figures(list(ms), batch)) for batch, ms in times.items()]
+    return Profile({}, {"F": {"top1": 80.0}}, rows)
+
+
 @pytest.mark.parametrize("fast", [0.1, 0.2, 0.45, 0.5, 0.7])
 def test_batches_take_their_mean_time_also_on_a_machine_of_two_speeds(fast):
     """Else it would serve more, or fewer, than the real one."""
     random = np.random.default_rng(0)
-    times = np.where(random.random(2000) < fast, 20.0, 40.0) * np.exp(random.normal(0, 0.08, 2000))
-    rows = [Row("F", "eager", 8, **figures(times, 8))]
-    durations = simulate.Durations(Profile({}, {"F": {"top1": 80.0}}, rows), "eager", seed=0)
-    drawn = [durations(Option("F", 8, 0.0, 80.0), 8) for _ in range(20000)]
-    assert np.mean(drawn) == pytest.approx(times.mean() / 1000, rel=0.015)
+    times = np.where(random.random((2, 2000)) < fast, 20.0, 40.0) * np.exp(random.normal(0, 0.08, (2, 2000)))
+    times[0] /= 2
+    durations = simulate.Durations(profile_of({2: times[0], 8: times[1]}), "eager", seed=0)
+    for images, mean in ((2, times[0].mean()), (5, times.mean()), (8, times[1].mean())):
+        took = [durations(Option("F", 8, 0.0, 80.0), images, durations.free) for _ in range(20000)]
+        assert np.mean(took) == pytest.approx(mean / 1000, rel=0.01)
+
+
+def test_a_device_that_was_slow_for_a_while_is_so_again():
+    """Three times so for the second half of its profile; what passes between batches passes there as well."""
+    profile = profile_of({1: [5.0] * 100 + [15.0] * 100, 4: [10.0] * 100 + [30.0] * 100})  # 1.5 s, then 4.5 s
+    durations = simulate.Durations(profile, "eager", seed=0)
+    took = np.array([durations(Option("F", 4, 0.0, 80.0), 4, durations.free) for _ in range(600)])
+    assert took.mean() == pytest.approx(0.02, rel=0.01)
+    assert np.isclose(took, 0.01).mean() == pytest.approx(0.5, abs=0.02)
+    assert np.isclose(took, 0.03).mean() == pytest.approx(0.5, abs=0.02)
+    assert (np.abs(np.diff(took)) > 0.005).sum() == pytest.approx(2 * 600 * 0.02 / 6, abs=2)  # two turns in 6 s
+    sparse = np.array([durations(Option("F", 1, 0.0, 80.0), 1, durations.free + 0.1) for _ in range(600)])
+    assert (np.abs(np.diff(sparse)) > 0.005).sum() == pytest.approx(2 * 600 * 0.11 / 6, abs=4)
 
 
 def test_one_worker_does_what_a_hand_calculates():
@@ -66,12 +86,14 @@ def test_one_worker_does_what_a_hand_calculates():
         np.array([0.0, 0.0, 0.001, 0.002]),
         0.025,
         Governor(options, "F"),
-        lambda option, images: options[images - 1].seconds,
+        lambda option, images, now: options[images - 1].seconds,
     )
     # the first finds itself alone, or the pair: both came at 0
     assert found.finished[:2] == pytest.approx([0.015, 0.015])
     assert np.isnan(found.finished[2:]).sum() == 1  # of those that came at 1 and 2 ms, both fit only by one
-    assert found.summary()["attained"] == 75.0
+    summary = found.summary({("F", 1): 0.010, ("F", 2): 0.010})
+    assert summary["attained"] == 75.0
+    assert summary["device"] == pytest.approx(25 / 20)
     assert [batch.served for batch in found.batches] == [2, 1]
 
 
@@ -105,24 +127,25 @@ def test_a_device_that_grows_slow_is_found_out(policy):
         for name, factor, accuracy in (("FF", 2.2, 87.0), ("TF", 1.5, 86.0), ("TT", 1.0, 82.0))
         for batch in (1, 2, 4, 8, 16)
     ]
-    times, found = arrivals.arrivals([(1, 60.0), (1, 150.0)], 40, 1.0, seed=0), {}
+    times, found, governors = arrivals.arrivals([(1, 60.0), (1, 150.0)], 40, 1.0, seed=0), {}, {}
     seconds = {(option.subnet, option.batch): option.seconds for option in options}
     for slowest in (4.0, 1.0):
         random, ran = np.random.default_rng(0), [0.0]
 
-        def duration(option: Option, images: int, random=random, ran=ran) -> float:
+        def duration(option: Option, images: int, now: float, random=random, ran=ran) -> float:
             size = next(batch for batch in (1, 2, 4, 8, 16) if batch >= images)
             took = 0.95 * seconds[option.subnet, size] * random.lognormal(0, 0.05)
             ran.append(ran[-1] + took * (2 if ran[-1] > 12 else 1))
             return ran[-1] - ran[-2]
 
-        found[slowest] = simulate.simulate(times, 0.06, Governor(options, policy, slowest=slowest), duration)
+        governors[slowest] = Governor(options, policy, slowest=slowest)
+        found[slowest] = simulate.simulate(times, 0.06, governors[slowest], duration)
     before, after = times < 12, times > 15
     met = {slowest: outcome.finished - times <= 0.06 for slowest, outcome in found.items()}
     assert met[4.0][before].mean() == pytest.approx(met[1.0][before].mean(), abs=0.005)
     assert met[4.0][after].mean() > met[1.0][after].mean() + 0.08
-    assert found[4.0].slower == pytest.approx(2, abs=0.3)
-    assert found[1.0].slower == 1
+    assert governors[4.0].slower == pytest.approx(2, abs=0.3)
+    assert governors[1.0].slower == 1
 
 
 def test_every_request_has_one_end(profiled):
