@@ -138,6 +138,8 @@ def on_images(
     for way, run in ways.items():
         for name, subnet in words.items():
             view = images[subnet].contiguous() if way == "file" else images[subnet]
+            if way == "graph" and network.model.image_macs(view, subnet) is not None:
+                raise UserError(f"--ways graph: {name} is another network for each image, a graph is one")
             call = partial(run, view, subnet)
             calls[name, way, batch] = recorded(call) if way == "graph" else call
     return calls

@@ -48,6 +48,8 @@ def prepare(args: argparse.Namespace) -> Wanted:
     facts |= {"input": INPUT, "image": image, "batch": batch, "classes": classes}
     facts |= {"calibrated": bool(model.statistics()), "averaged_weights": args.model_ema}
     images = random_images(2 if dynamic else batch, image["size"])
+    if len(subnets) == 1 and model.image_macs(images, subnets[0]) is not None:
+        raise UserError(f"{model.name(subnets[0])}: is another network for each image, a file is one")
     return Wanted(model, subnets, images, dynamic, facts)
 
 

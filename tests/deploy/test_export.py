@@ -120,6 +120,14 @@ def test_weights_that_are_not_what_they_say_are_refused(
         assert said in mistake(main, "--weights", file, "--format", "torch", "-o", tmp_path / "file")
 
 
+def test_a_gate_is_refused_since_a_file_is_of_one_network(tmp_path: Path, mistake) -> None:
+    name = "slimmable_mbnet_v1_small"
+    content = {"model": models.build(name, num_classes=2).state_dict()}
+    torch.save({**content, "args": Namespace(model=name, val_crop_size=16)}, tmp_path / "weights.pth")
+    line = ("--weights", tmp_path / "weights.pth", "--format", "torch", "-o", tmp_path / "file")
+    assert "gate: is another network for each image" in mistake(main, *line, "--skip-cfg", "gate")
+
+
 def test_a_place_that_cannot_be_written_is_refused_and_left_alone(
     trained: tuple[models.AdaptiveDepth, Path], tmp_path: Path, mistake
 ) -> None:

@@ -56,6 +56,7 @@ MISTAKES = {
     "--batch-size 0": "argument -b/--batch-size: expected at least 1, not 0",
     "--label-smoothing 2": "expected at least 0 and at most 1, not 2",
     "--subpath-temp 0": "expected more than 0, not 0",
+    "--test-only --budget-gmacs nan": "argument --budget-gmacs: expected more than 0, not nan",
     "--latency-batch x --test-only": "expected an integer, not 'x'",
     "--no-distillation --fpn": "--fpn has no effect without self-distillation",
     "--method individual --subpath-topk 3": "--subpath-topk has no effect without self-distillation",

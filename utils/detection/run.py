@@ -92,14 +92,14 @@ def evaluate(
                 for (image, truth), own in zip(truths, detections, strict=True):
                     for kind in kinds:
                         matches[subnet, kind] |= match(image, truth, found(own), kind == "mask")
-    gathered = processes.gather_objects((seen, matches))
-    if sorted(image for images, _ in gathered for image in images) != list(range(len(scenes))):
+    if sorted(image for images in processes.gather_objects(seen) for image in images) != list(range(len(scenes))):
         raise RuntimeError("not every image was evaluated once: the sampler lost or repeated some")
     results = {}
     for subnet in subnets:
         figures = {}
         for kind in kinds:
-            whole = {place: one for _, part in gathered for place, one in part[subnet, kind].items()}
+            parts = processes.gather_objects(matches.pop((subnet, kind)))  # one by one: all are gigabytes on COCO
+            whole = {place: one for part in parts for place, one in part.items()}
             figures |= {f"{kind}_{name}": 100 * value for name, value in average_precision(whole).items() if value >= 0}
         results[subnet] = Result(figures)
     return results

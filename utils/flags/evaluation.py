@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from utils.errors import UserError
-from utils.flags.parsing import NATURAL
+from utils.flags.parsing import NATURAL, POSITIVE
 
 LETTERS = {"True": "T", "T": "T", "False": "F", "F": "F"}
 
@@ -19,9 +19,9 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     add("--weights-url", metavar="URL", help="fetch a released network here: its file or folder")
     add("--weights-dir", metavar="DIR", help="take a released network's file from this folder")
     add("--predict", metavar="PATH", help="print the likeliest classes of an image or of a folder")
-    add("--budget-gmacs", type=float, metavar="X", help="best sub-network of at most X GMACs per image")
-    add("--budget-latency", type=float, metavar="MS", help="best sub-network of at most MS milliseconds")
-    add("--budget-params", type=float, metavar="M", help="best sub-network of at most M million weights")
+    add("--budget-gmacs", type=POSITIVE, metavar="X", help="best sub-network of at most X GMACs per image")
+    add("--budget-latency", type=POSITIVE, metavar="MS", help="best sub-network of at most MS milliseconds")
+    add("--budget-params", type=POSITIVE, metavar="M", help="best sub-network of at most M million weights")
     add("--from-table", metavar="FILE", help="choose from this subnets.json instead of measuring")
     latency = "images per call when latency is measured; 0 measures none"
     add("--latency-batch", type=NATURAL, default=1, help=latency)
