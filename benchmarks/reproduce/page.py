@@ -62,10 +62,10 @@ class Outcome:
         between = [self.top1(method, name) for name in self.gmacs if name not in (self.whole, self.half)]
         return {seed: min(values[seed] for values in between if seed in values) for seed in between[0]}
 
-    def margins(self) -> list[float]:
-        """By seed, of ADN's worst sub-network, by how much it is above what makes it worth having."""
-        every = [self.top1("adn", name) for name in self.gmacs]
-        ends = self.top1("adn", self.whole), self.top1("base", self.half)
+    def margins(self, method: str) -> list[float]:
+        """By seed, of the worst sub-network, by how much it is above what makes it worth having."""
+        every = [self.top1(method, name) for name in self.gmacs]
+        ends = self.top1(method, self.whole), self.top1("base", self.half)
         return paired(lambda whole, alone, *top1: min(top1) - min(whole - 0.8, alone), *ends, *every)
 
     def points(self, *methods: str) -> list[dict[str, float]]:
@@ -98,6 +98,8 @@ class Outcome:
             *((f"Distilling features as well, {net}", ("adn-features", s), ("adn", s), ()) for s, net in ends),
             *((f"One more sub-network a step, {net}", ("middle", s), ("adn", s), ()) for s, net in ends),
             *((f"One drawn sub-network a step, {net}", ("drawn", s), ("adn", s), ()) for s, net in ends),
+            ("One drawn a step: the super-net is as good as alone", ("drawn", whole), ("super", whole), as_good),
+            ("One drawn a step: the base-net is as good as alone", ("drawn", half), ("base", half), as_good),
             *((f"ADN twice as long, {net}", ("adn-longer", s), ("adn", s), ()) for s, net in ends),
             *((f"The same at ADN's cost, {net}", ("drawn-longer", s), ("adn", s), ()) for s, net in ends),
         )
@@ -106,7 +108,9 @@ class Outcome:
             values = paired(lambda a, b: a - b, self.top1(*first), self.top1(*second))
             found.append(Claim(text, f"{' '.join(first)} − {' '.join(second)}", values, wanted))
         label = "points above the lower of super-net − 0.8 and base-net alone"
-        found.insert(4, Claim("3. Every sub-network is of use, the worst", label, self.margins(), as_good))
+        found.insert(4, Claim("3. Every sub-network is of use, the worst", label, self.margins("adn"), as_good))
+        text = "One drawn a step: every sub-network is of use, the worst"
+        found.append(Claim(text, label, self.margins("drawn"), as_good))
         seconds = (self.seconds(method) for method in ("adn", "super", "base"))
         saved = paired(lambda both, one, other: 100 * (1 - both / (one + other)), *seconds)
         found.append(Claim("5. One run costs less than two", "% of both individual runs' time saved", saved, better))
@@ -169,12 +173,18 @@ def tables(outcomes: list[Outcome]) -> list[str]:
             top1 += [mean(outcome.worst_between(method).values()) for outcome in outcomes]
             times = mean(paired(lambda run, alone: run / alone, seconds, outcomes[0].seconds("super")))
             lines.append(f"| {title} | {len(seconds)} | {' | '.join(top1)} | {times} |")
-    lines += ["", f"| claim | measured | {' | '.join(f'{kind} | verdict' for kind in kinds)} |"]
-    lines.append("|---" * (2 + 2 * len(kinds)) + "|")
-    for claims in zip(*(outcome.claims() for outcome in outcomes), strict=True):
+    lines += ["", *verdicts("claim | measured", {KINDS[outcome.kind]: outcome.claims() for outcome in outcomes})]
+    return [*lines, NO_PREMISE] if outcomes[-1].claims()[0].verdict.startswith("**") else lines
+
+
+def verdicts(heads: str, asked: dict[str, list[Claim]]) -> list[str]:
+    """The same claims, asked of each kind of accuracies."""
+    lines = [f"| {heads} | {' | '.join(f'{kind} | verdict' for kind in asked)} |"]
+    lines.append("|---" * (2 + 2 * len(asked)) + "|")
+    for claims in zip(*asked.values(), strict=True):
         found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
         lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
-    return [*lines, NO_PREMISE] if outcomes[-1].claims()[0].verdict.startswith("**") else lines
+    return lines
 
 
 def mean(values: Collection[float], sign: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.reproduce.page import KINDS, mean
+from benchmarks.reproduce.page import KINDS, mean, verdicts
 from benchmarks.reproduce.questions import GRID, QUESTIONS, Outcome
 from benchmarks.speed.results import quartiles
 from utils.evaluate.picture import draw
@@ -75,9 +75,11 @@ def write(folder: Path) -> Path | None:
         lines.append(f"Times: {costs.setting}; {about}.")
     for setting in dict.fromkeys(run["setting"] for run in content["runs"]):
         mine = [run for run in content["runs"] if run["setting"] == setting]
-        raw, calibrated = (Outcome(mine, kind) for kind in KINDS)
+        outcomes = [Outcome(mine, kind) for kind in KINDS]
+        calibrated = outcomes[-1]
+        asked = {KINDS[one.kind]: [c for about in QUESTIONS for c in about(one) if c.values] for one in outcomes}
         timed = costs if costs and costs.setting == setting else None
-        lines += [f"\n## {setting}\n", *table(calibrated, timed), "", *verdicts([raw, calibrated])]
+        lines += [f"\n## {setting}\n", *table(calibrated, timed), "", *verdicts("question | difference", asked)]
         lines += refinement(calibrated, timed) if timed and timed.blocks else []
         if draw_outcome(calibrated, timed, setting, picture := folder / f"{GRID}-{setting}.png"):
             lines.append(f"\n![{setting}: accuracy over cost]({picture.name})")
@@ -101,17 +103,6 @@ def table(outcome: Outcome, costs: Costs | None) -> list[str]:
                 found += [joule and 1000 * joule for joule in joules]
                 cells += [f"{value:.2f}" if value else "" for value in found] + [costs.step(method)]
             lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def verdicts(outcomes: list[Outcome]) -> list[str]:
-    """All questions, asked of each kind of accuracies."""
-    columns = ["question", "difference", *(f"{KINDS[outcome.kind]} | verdict" for outcome in outcomes)]
-    lines = [f"| {' | '.join(columns)} |", "|---" * (2 + 2 * len(outcomes)) + "|"]
-    asked = ([claim for about in QUESTIONS for claim in about(outcome) if claim.values] for outcome in outcomes)
-    for claims in zip(*asked, strict=True):
-        found = " | ".join(f"{mean(claim.values, '+')} | {claim.verdict}" for claim in claims)
-        lines.append(f"| {claims[0].text} | {claims[0].label} | {found} |")
     return lines
 
 

@@ -4,6 +4,7 @@ Gradients are those of the sum of all losses, because a teacher's outputs are de
 them over the processes once a step, while the last backward runs: all passes but that one run under its `no_sync`.
 """
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -122,4 +123,6 @@ def share_gradients(model: nn.Module) -> nn.Module:
     if processes.world_size() == 1:
         return model
     settings = {"find_unused_parameters": True, "gradient_as_bucket_view": True, "broadcast_buffers": False}
-    return DistributedDataParallel(model, **settings)
+    with warnings.catch_warnings():  # torch 2.13 and later: who does not want buffers alike at the start should go on so
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(model, **settings)
