@@ -123,6 +123,6 @@ def share_gradients(model: nn.Module) -> nn.Module:
     if processes.world_size() == 1:
         return model
     settings = {"find_unused_parameters": True, "gradient_as_bucket_view": True, "broadcast_buffers": False}
-    with warnings.catch_warnings():  # torch 2.13 and later: who does not want buffers alike at the start should go on so
+    with warnings.catch_warnings():  # of torch 2.13: who wants no buffers from rank 0 goes on so
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(model, **settings)
