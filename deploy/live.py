@@ -26,7 +26,7 @@ from deploy.command import command
 from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
 from deploy.report import Batch, Outcome, report
-from deploy.simulate import simulated
+from deploy.simulate import Pace, as_profiled, simulated
 from utils.data.loading import collate, load_data, refuse_other_classes
 from utils.errors import UserError
 from utils.evaluate.accuracy import running
@@ -201,7 +201,9 @@ def live(args: argparse.Namespace, others: list[str]) -> str:
         for policy, outcome in reached.items():
             if part:
                 serve(given, governors[policy], serving, outcome, part)
-    return report(given, {"simulated": simulated(given), "live": reached}, "live")
+    means = given.profile.means(args.way)
+    replayed = simulated(given, {policy: Pace.of_batches(of.batches, means) for policy, of in reached.items()})
+    return report(given, {"simulated": as_profiled(given), "replayed": replayed, "live": reached}, "live")
 
 
 def main(argv: list[str] | None = None) -> int:

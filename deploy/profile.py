@@ -30,6 +30,7 @@ from utils.flags.parsing import COUNT, NONNEGATIVE, POSITIVE
 log = logging.getLogger(__name__)
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 99, 100)  # of latency
+Means = dict[tuple[str, int], float]  # seconds of a batch, by sub-network and size
 WAYS = ("eager", "plain", "compiled", "graph")  # `plain`: torchvision's network with only the weights that it uses
 
 
@@ -80,8 +81,8 @@ class Profile:
             raise UserError("the profile has no accuracies: profile again with --evaluation subnets.json")
         return options
 
-    def means(self, way: str) -> dict[tuple[str, int], float]:
-        """Seconds of a batch, of every size up to the largest; between two measured ones in proportion."""
+    def means(self, way: str) -> Means:
+        """Of every size up to the largest; between two measured ones in proportion."""
         known: dict[str, dict[int, float]] = {}
         for row in self.of(way):
             known.setdefault(row.subnet, {})[row.batch] = statistics.fmean(row.times) / 1000

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy.arrivals import Load
+from deploy.profile import Means
 from utils.evaluate.picture import new_figure, save
 from utils.files import whole_file, write_json
 
@@ -19,7 +20,8 @@ Written by `python -m deploy.{name}`, with the flags that are in [{name}.json]({
 
 {facts}. {requests} requests arrived. *Deadlines met*: % of all, also of refused ones. *Mean Acc@1*: the profile's, of
 those sub-networks that answered in time; *right*: % of these answers that were; *device*: what its batches took in
-all, as a multiple of the profile's mean times.
+all, as a multiple of the profile's mean times. *Replayed*: simulated on a device that is as slow at each moment as it
+was live, so that no more than the simulation itself differs.
 
 ```
 {text}
@@ -53,8 +55,7 @@ class Outcome:
     def __post_init__(self) -> None:
         self.finished, self.accuracy = np.full((2, len(self.arrived)), np.nan)
 
-    def summary(self, means: dict[tuple[str, int], float]) -> dict[str, Any]:
-        """`means` are the profile's seconds of a batch, by sub-network and size."""
+    def summary(self, means: Means) -> dict[str, Any]:
         took, served = self.finished - self.arrived, Counter()
         met = took <= self.target
         for batch in self.batches:
@@ -114,7 +115,7 @@ def as_text(found: dict[str, dict[str, Any]]) -> str:
 
 def draw_policies(axes: Any, found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Attainment over mean accuracy."""
-    for fill, (kind, summaries) in zip(("none", "full"), found.items(), strict=False):
+    for fill, (kind, summaries) in zip(("none", "left", "full"), found.items(), strict=False):
         answered = {policy: one for policy, one in summaries.items() if one["accuracy"] is not None}
         places = {policy: (one["accuracy"], one["attained"]) for policy, one in answered.items()}
         axes.plot(*np.array([*places.values()]).reshape(-1, 2).T, "o", fillstyle=fill, label=kind)

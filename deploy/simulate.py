@@ -4,20 +4,21 @@
     python -m deploy.simulate profile.json --target-ms 60 --steps 2:80 2:300          2 s of 80/s and of 300/s by turns
     python -m deploy.simulate profile.json --target-ms 60 --trace arrivals.txt        a line per request: its second
 
-One worker. A device that is slow for a while, since it grows hot or others use it, was so when it was profiled: batches
-take their mean times, stretched as the profile's calls were, one after another. The same seed gives the same numbers.
+One worker. A device that is slow for a while, since it grows hot or others use it, was so when it was profiled: what
+runs meanwhile takes as much longer as calls did then. The same seed gives the same numbers.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from deploy.arrivals import Load, flags
 from deploy.command import command
 from deploy.governor import Governor, Option
-from deploy.profile import Profile
+from deploy.profile import Means, Profile
 from deploy.report import Batch, Outcome, report
 from utils.errors import UserError
 
@@ -48,45 +49,67 @@ def simulate(times: np.ndarray, target: float, governor: Governor, duration: Dur
                 outcome.finished[request], outcome.accuracy[request] = now, option.accuracy
 
 
-class Durations:
-    """What batches take, one after another: their mean times, on a device that is now slower and now quicker.
+class Pace:
+    """How much of its work a device had done at which time: it is now slower, now quicker. Behind its end it repeats.
 
-    It is so as the profile's calls found it: so much work took so much time, and the time between batches passes as if
-    there were work. The profile begins again where it ends; `seed` draws where in it the first batch stands.
+    Work is the time that it takes in the mean by the profile; waiting counts as if it were work.
     """
 
-    def __init__(self, profile: Profile, way: str, seed: int) -> None:
-        self.means = profile.means(way)
-        took = np.array([row.times for row in profile.of(way)]).T  # round by round, as the calls took turns
+    def __init__(self, work: np.ndarray, times: np.ndarray, start: float = 0.0) -> None:
+        self.work, self.times, self.start = work, times, start
+
+    @classmethod
+    def of_profile(cls, profile: Profile, way: str, seed: int) -> "Pace":
+        """As the calls found it that took turns there; the seed draws with which of them it begins."""
+        took = np.array([row.times for row in profile.of(way)]).T / 1000
         work = np.broadcast_to(took.mean(axis=0), took.shape)
-        self.took, self.work = (np.concatenate([[0.0], np.cumsum(ms)]) / 1000 for ms in (took, work))
-        self.done = np.random.default_rng(seed).uniform(0, self.work[-1])
-        self.free = 0.0  # since then
+        work, times = (np.concatenate([[0.0], np.cumsum(seconds)]) for seconds in (work, took))
+        return cls(work, times, np.random.default_rng(seed).uniform(0, times[-1]))
 
-    def __call__(self, option: Option, images: int, now: float) -> float:
-        start = self.done + now - self.free
-        self.done = start + self.means[option.subnet, images]
-        took = self._time(self.done) - self._time(start)
-        self.free = now + took
-        return took
+    @classmethod
+    def of_batches(cls, batches: Sequence[Batch], means: Means) -> "Pace":
+        """As they found it when they ran live."""
+        ran = sorted(batches)
+        edges = [0.0, *(edge for batch in ran for edge in (batch.start, batch.start + batch.seconds))]
+        times = np.maximum.accumulate([*edges, edges[-1] + 1])  # where a part of the load runs on, the next has begun
+        work = np.diff(times)
+        work[1::2] = [means[batch.subnet, batch.served] for batch in ran]
+        return cls(np.concatenate([[0.0], np.cumsum(work)]), times)
 
-    def _time(self, work: float) -> float:
-        rounds, rest = divmod(work, self.work[-1])
-        return float(rounds * self.took[-1] + np.interp(rest, self.work, self.took))
+    def seconds(self, work: float, now: float) -> float:
+        """That so much work takes from now on."""
+        now += self.start
+        done = _onward(now, self.times, self.work)
+        return _onward(done + work, self.work, self.times) - now
 
 
-def simulated(load: Load) -> dict[str, Outcome]:
-    """By policy; each begins with the same draws."""
-    args = load.args
-    made = {policy: Durations(load.profile, args.way, args.seed) for policy in load.policies}
-    return {policy: simulate(load.times, load.target, load.governor(policy), d) for policy, d in made.items()}
+def _onward(at: float, known: np.ndarray, values: np.ndarray) -> float:
+    rounds, rest = divmod(at, known[-1])
+    return float(rounds * values[-1] + np.interp(rest, known, values))
+
+
+def simulated(load: Load, paces: Mapping[str, Pace]) -> dict[str, Outcome]:
+    """By policy."""
+    means, found = load.profile.means(load.args.way), {}
+    for policy, pace in paces.items():
+        duration = partial(_duration, means, pace)
+        found[policy] = simulate(load.times, load.target, load.governor(policy), duration)
+    return found
+
+
+def _duration(means: Means, pace: Pace, option: Option, images: int, now: float) -> float:
+    return pace.seconds(means[option.subnet, images], now)
+
+
+def as_profiled(load: Load) -> dict[str, Outcome]:
+    return simulated(load, dict.fromkeys(load.policies, Pace.of_profile(load.profile, load.args.way, load.args.seed)))
 
 
 def run(args: argparse.Namespace, others: list[str]) -> str:
     if others:
         raise UserError(f"unknown argument {others[0]}")
     load = Load(args)
-    return report(load, {"simulated": simulated(load)}, "simulate")
+    return report(load, {"simulated": as_profiled(load)}, "simulate")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -85,7 +85,7 @@ def test_what_ran_live_is_written_beside_its_simulation(network, tmp_path, capsy
     argv = [*load, "--policies", "slack-fit", "TTT", "-o", str(tmp_path), "--turns", "2", *flags(network)]
     assert live.main(argv) == 0
     found = json.loads((tmp_path / "live.json").read_text())
-    for kind in ("simulated", "live"):
+    for kind in ("simulated", "replayed", "live"):
         assert set(found[kind]) == {"slack-fit", "TTT"}
         for of in found[kind].values():
             assert sum(of["shares"].values()) + of["refused"] / 100 == pytest.approx(1)

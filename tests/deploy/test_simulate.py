@@ -10,6 +10,7 @@ from deploy import arrivals, simulate
 from deploy.governor import Governor, Option
 from deploy.measure import figures
 from deploy.profile import Profile, Row
+from deploy.report import Batch
 from tests.deploy.test_profile import made
 from utils.files import write_json
 
@@ -54,29 +55,53 @@ def profile_of(times: dict[int, list[float]]) -> Profile:
     return Profile({}, {"F": {"top1": 80.0}}, rows)
 
 
+def in_a_row(pace: simulate.Pace, work: float, count: int, apart: float = 0.0) -> np.ndarray:
+    """What so many batches of this work take, one after another."""
+    now, took = 0.0, []
+    for _ in range(count):
+        took.append(pace.seconds(work, now))
+        now += took[-1] + apart
+    return np.array(took)
+
+
 @pytest.mark.parametrize("fast", [0.1, 0.2, 0.45, 0.5, 0.7])
 def test_batches_take_their_mean_time_also_on_a_machine_of_two_speeds(fast):
     """Else it would serve more, or fewer, than the real one."""
     random = np.random.default_rng(0)
     times = np.where(random.random((2, 2000)) < fast, 20.0, 40.0) * np.exp(random.normal(0, 0.08, (2, 2000)))
     times[0] /= 2
-    durations = simulate.Durations(profile_of({2: times[0], 8: times[1]}), "eager", seed=0)
+    profile = profile_of({2: times[0], 8: times[1]})
+    means, pace = profile.means("eager"), simulate.Pace.of_profile(profile, "eager", seed=0)
     for images, mean in ((2, times[0].mean()), (5, times.mean()), (8, times[1].mean())):
-        took = [durations(Option("F", 8, 0.0, 80.0), images, durations.free) for _ in range(20000)]
-        assert np.mean(took) == pytest.approx(mean / 1000, rel=0.01)
+        assert in_a_row(pace, means["F", images], 20000).mean() == pytest.approx(mean / 1000, rel=0.01)
 
 
 def test_a_device_that_was_slow_for_a_while_is_so_again():
-    """Three times so for the second half of its profile; what passes between batches passes there as well."""
+    """Three times so for the second half of its work; what passes between batches passes there as well."""
     profile = profile_of({1: [5.0] * 100 + [15.0] * 100, 4: [10.0] * 100 + [30.0] * 100})  # 1.5 s, then 4.5 s
-    durations = simulate.Durations(profile, "eager", seed=0)
-    took = np.array([durations(Option("F", 4, 0.0, 80.0), 4, durations.free) for _ in range(600)])
+    pace = simulate.Pace.of_profile(profile, "eager", seed=0)
+    took = in_a_row(pace, profile.means("eager")["F", 4], 600)
     assert took.mean() == pytest.approx(0.02, rel=0.01)
     assert np.isclose(took, 0.01).mean() == pytest.approx(0.5, abs=0.02)
     assert np.isclose(took, 0.03).mean() == pytest.approx(0.5, abs=0.02)
-    assert (np.abs(np.diff(took)) > 0.005).sum() == pytest.approx(2 * 600 * 0.02 / 6, abs=2)  # two turns in 6 s
-    sparse = np.array([durations(Option("F", 1, 0.0, 80.0), 1, durations.free + 0.1) for _ in range(600)])
-    assert (np.abs(np.diff(sparse)) > 0.005).sum() == pytest.approx(2 * 600 * 0.11 / 6, abs=4)
+    assert np.diff(took > 0.02).sum() == pytest.approx(2 * 600 * 0.02 / 6, abs=1)  # it turns twice in 6 s
+    sparse = in_a_row(pace, 0.01, 600, apart=0.1)
+    assert np.isclose(sparse, 0.015).mean() == pytest.approx(4.5 / 6, abs=0.03)
+
+
+def test_what_ran_live_is_replayed():
+    """On a device that needed twice its time from the fifth second on, and then stood still for one."""
+    means = {("F", 1): 0.1, ("F", 4): 0.2}
+    slow = {start: 1.0 if start < 5 else 2.0 for start in range(10)}
+    ran = [Batch(start + 0.5, "F", 4, 0, 0.2 * slower) for start, slower in slow.items()]
+    ran.append(Batch(10.5, "F", 1, 0, 1.1))
+    pace = simulate.Pace.of_batches([*ran[5:], *ran[:5]], means)  # parts of a load may follow in any order
+    for batch in ran:
+        assert pace.seconds(means["F", batch.served], batch.start) == pytest.approx(batch.seconds)
+    assert pace.seconds(0.1, 4.5) == pytest.approx(0.1)
+    assert pace.seconds(0.1, 5.5) == pytest.approx(0.2)
+    assert pace.seconds(0.05, 2.0) == pytest.approx(0.05)  # nothing ran then
+    assert simulate.Pace.of_batches([], means).seconds(0.3, 7.0) == pytest.approx(0.3)
 
 
 def test_one_worker_does_what_a_hand_calculates():
