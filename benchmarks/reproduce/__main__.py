@@ -14,9 +14,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.reproduce import page, systems
-from benchmarks.reproduce.grids import GRIDS
+from benchmarks.reproduce.grids import GRIDS, Run
 from benchmarks.reproduce.runner import Runner
 from utils.errors import UserError
 from utils.files import whole_file
@@ -28,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.reproduce", description=__doc__, formatter_class=form)
     add = parser.add_argument
     add("grid", nargs="?", choices=GRIDS, default="full", help="which grid (default: full)")
+    keep = "what the results file has counts as done, wherever it ran: a grid in parts, on several machines or days"
+    add("--keep", action="store_true", help=keep)
     add("--dry-run", action="store_true", help="list the runs, run nothing")
     add("--report", action="store_true", help="only write page and pictures from the results there are")
     costs = f"only measure what the networks of `{systems.GRID}` take: minutes in which nothing else should run"
@@ -57,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
 def reproduce(args: argparse.Namespace) -> int:
     """Run what is left of the grid, and keep the results, also of a part. 75: unfinished, as train_adn.py's."""
     grid, path = GRIDS[args.grid], args.results / f"{args.grid}.json"
-    runs, runner = grid.runs, Runner(args.work_dir.absolute() / args.grid, args.jobs, args.flags)
+    runs = grid.runs
+    runner = Runner(args.work_dir.absolute() / args.grid, args.jobs, args.flags, kept(path, runs) if args.keep else {})
     for run in runs:
         print("done " if runner.result(run) else "to do", run.name, flush=True)
     if args.dry_run:
@@ -73,6 +77,16 @@ def reproduce(args: argparse.Namespace) -> int:
         with whole_file(path) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
         print(f"{path}: {len(found)} of {len(runs)} runs; the same command runs what is left")
+
+
+def kept(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """The results there of today's commands, by run; without those whose weights another run starts from."""
+    rows = {row["command"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
+    found = {run.name: rows[run.command] for run in runs if run.command in rows}
+    for run in runs:
+        if run.before and run.name not in found:
+            found.pop(run.before.name, None)
+    return found
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ class Run(NamedTuple):
     def title(self) -> str:
         return METHODS[self.method].title.format(sizes=Sizes(self.setting.sizes))
 
+    @property
+    def command(self) -> str:
+        """Without a word about where on a machine it runs."""
+        return " ".join(["python train_adn.py", *self.flags(self.purposes[0])])
+
     def flags(self, purpose: Purpose) -> list[str]:
         """Of a user's train_adn.py command, but for folders and weights. The tests are on all test images."""
         method = METHODS[self.method]

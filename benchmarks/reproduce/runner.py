@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,15 @@ from utils.files import whole_file
 
 
 class Runner:
-    """Runs below `folder`, `jobs` at a time; `extra` flags change no result: --device, where data lies."""
+    """Runs below `folder`, `jobs` at a time; `extra` flags change no result: --device, where data lies.
 
-    def __init__(self, folder: Path, jobs: int = 1, extra: Sequence[str] = ()) -> None:
-        self.folder, self.jobs, self.extra, self.stopped = folder, jobs, extra, False
+    Those that are `known`, by name, are done.
+    """
+
+    def __init__(
+        self, folder: Path, jobs: int = 1, extra: Sequence[str] = (), known: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        self.folder, self.jobs, self.extra, self.known, self.stopped = folder, jobs, extra, known or {}, False
         self.active: set[int] = set()  # processes
 
     def execute(self, runs: Sequence[Run]) -> bool:
@@ -40,7 +45,7 @@ class Runner:
 
     def result(self, run: Run) -> dict[str, Any] | None:
         path = self.folder / run.name / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text()) if path.exists() else self.known.get(run.name)
 
     def stop(self, *_: object) -> None:
         """Start nothing more; what runs saves its checkpoint and ends."""
@@ -105,7 +110,7 @@ class Runner:
         known = {"setting": run.setting.name, "method": run.method, "seed": run.seed}
         return known | {
             "device": device,
-            "command": " ".join(["python train_adn.py", *run.flags(run.purposes[0])]),
+            "command": run.command,
             "subnets": {
                 name: {"top1": row["top1"], "calibrated": calibrated[name]["top1"], "gmacs": row["gmacs"]}
                 for name, row in raw.items()

@@ -21,6 +21,7 @@ from benchmarks.reproduce.grids import GRIDS, METHODS, Grid, Method, Run, Settin
 from benchmarks.reproduce.page import BETTER, SAME, UNKNOWN, WORSE, Claim, Outcome
 from benchmarks.reproduce.runner import Runner
 from utils.errors import UserError
+from utils.files import write_json
 from utils.flags.arguments import parser
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +182,16 @@ def test_a_grid_stopped_goes_on(tmp_path: Path):
     assert result["seconds"]["cpu"] > 0
     assert str(tmp_path) not in text
     assert str(ROOT) not in text
+    elsewhere = [*flags[:2], str(tmp_path / "elsewhere"), *flags[3:5], "--dry-run"]
+    assert [line.split()[0] for line in plan(program, *elsewhere)] == ["to"] * 2
+    assert [line.split()[0] for line in plan(program, *elsewhere, "--keep")] == ["done"] * 2
+    write_json(tmp_path / "results" / "tiny.json", {"runs": [result]})
+    assert [line.split()[0] for line in plan(program, *elsewhere, "--keep")] == ["to"] * 2, "its weights are wanted"
+
+
+def plan(program: str, *flags: str) -> list[str]:
+    command = [sys.executable, "-c", program, *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def tiny_grid(argv: list[str]) -> int:
