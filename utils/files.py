@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -57,9 +58,11 @@ def link_or_copy(path: Path, other: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """What JSON has no type for is written as its text."""
+    """What JSON has no type for is written as its text; a list of numbers stands in one line."""
+    text = json.dumps(content, indent=2, default=str)
+    text = re.sub(r'\[\n\s+([^][{}"]+?)\n\s+]', lambda found: f"[{' '.join(found[1].split())}]", text)
     with whole_file(path) as file:
-        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
+        file.write(text.encode() + b"\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

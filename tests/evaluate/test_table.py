@@ -11,7 +11,7 @@ import train_adn
 from utils.errors import UserError
 from utils.evaluate import table
 from utils.evaluate.table import Budget, Row
-from utils.files import whole_file
+from utils.files import whole_file, write_json
 
 ROWS = [
     Row("TT", gmacs=1.0, params_m=10, latency_ms=5.0, top1=70.0, top5=90.0),
@@ -100,6 +100,13 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="below-a-file: cannot be written"), whole_file(path / "below-a-file"):
         pass
+
+
+def test_numbers_of_a_list_stand_in_one_line_and_texts_stay_as_they_are(tmp_path):
+    content = {"numbers": [1, 2.5, None], "words": ["x [1\n 2]", "[\n 1\n]"], "pairs": [[1, 2], [3]], "none": []}
+    write_json(path := tmp_path / "content.json", content)
+    assert json.loads(path.read_text()) == content
+    assert '"numbers": [1, 2.5, null],\n' in path.read_text()
 
 
 def test_a_choice_from_a_table_needs_neither_network_nor_data(tmp_path, capsys):
