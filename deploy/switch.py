@@ -104,8 +104,9 @@ class Switch(nn.Module):
             given = [self.get_buffer(name) for name in names]
             if any(name.startswith(ROWS) for name in names):
                 worth = torch.tensor([2**bit for bit in reversed(range(stage - 1))])
-                row = (skip[: stage - 1] * worth).sum()  # of the flags so far, as they were listed
-                given = [t[row] if name.startswith(ROWS) else t for name, t in zip(names, given, strict=True)]
+                row = (skip[: stage - 1] * worth).sum(dim=0, keepdim=True)  # of the flags so far, as they were listed
+                rows = (name.startswith(ROWS) for name in names)
+                given = [t.index_select(0, row)[0] if of_row else t for of_row, t in zip(rows, given, strict=True)]
             if stage:
                 flag = skip[min(stage, self.length) - 1]
                 (x,) = torch.ops.higher_order.cond(flag, paths[True], paths[False], (x, *given))
