@@ -1,7 +1,7 @@
 """results/method.md, the whole of it: the paper's claims, asked of each setting's runs, with a picture."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,7 +20,8 @@ Written by `python -m benchmarks.reproduce --report` from results/*.json, which 
 (Acc@1, %) of the last epoch on all test images, mean ± standard deviation over seeds: raw, with the batch-norm
 statistics of training as the paper has it, and calibrated, with statistics of each sub-network's own; networks trained
 alone are treated alike. Differences are paired by seed, in points; one no larger than its standard deviation is called
-no difference."""
+no difference. *Above its line*: by how much the worst sub-network is above the lower of super-net − 0.8 and the
+base-net trained alone. What falls short over three seeds or more is printed bold."""
 KINDS = {"top1": "raw", "calibrated": "calibrated"}
 NO_PREMISE = """
 The premise is not met: the deeper network is no better than the shallower one even alone. So the claims about accuracy
@@ -38,6 +39,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        """Bold where it does not hold."""
         if len(self.values) < 3:
             return UNKNOWN
         mean = fmean(self.values)
@@ -68,6 +70,24 @@ class Outcome:
         ends = self.top1(method, self.whole), self.top1("base", self.half)
         return paired(lambda whole, alone, *top1: min(top1) - min(whole - 0.8, alone), *ends, *every)
 
+    def beside_alone(self, method: str) -> tuple[Claim, Claim, Claim]:
+        """What the method's networks are wanted for, instead of those trained alone."""
+        label, as_good = "points above the lower of super-net − 0.8 and base-net alone", (BETTER, SAME)
+        whole, half = (self.difference((method, s), (alone, s)) for s, alone in self.ends(("super", "base")))
+        return (
+            Claim("1. The super-net is as good as alone", *whole, as_good),
+            Claim("2. The base-net is as good as alone", *half, as_good),
+            Claim("3. Every sub-network is of use, the worst", label, self.margins(method), as_good),
+        )
+
+    def ends(self, words: tuple[str, str]) -> Iterable[tuple[str, str]]:
+        return zip((self.whole, self.half), words, strict=True)
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> tuple[str, list[float]]:
+        """Its label, and its values."""
+        values = paired(lambda a, b: a - b, self.top1(*first), self.top1(*second))
+        return f"{' '.join(first)} − {' '.join(second)}", values
+
     def points(self, *methods: str) -> list[dict[str, float]]:
         return [{"gmacs": self.gmacs[name], "top1": top1} for name, top1 in self.means(*methods).items()]
 
@@ -82,35 +102,26 @@ class Outcome:
 
     def claims(self) -> list[Claim]:
         """The premise comes first. One more claim is one more line."""
-        whole, half, better, as_good = self.whole, self.half, (BETTER,), (BETTER, SAME)
+        whole, half, better = self.whole, self.half, (BETTER,)
         mean = self.means("adn")
         worst = min((name for name in mean if name not in (whole, half)), key=mean.get, default=half)
         lower = min((name for name in mean if name in (whole, half)), key=mean.get, default=half)
-        ends = ((whole, "super-net"), (half, "base-net"))
+        ends = list(self.ends(("super-net", "base-net")))
         rows = (
-            ("Premise: depth pays, in networks trained alone", ("super", whole), ("base", half), better),
-            ("1. The super-net is as good as alone", ("adn", whole), ("super", whole), as_good),
-            ("2. The base-net is as good as alone", ("adn", half), ("base", half), as_good),
-            ("3. No sub-network falls below both trained ones", ("adn", worst), ("adn", lower), as_good),
+            ("3. No sub-network falls below both trained ones", ("adn", worst), ("adn", lower), (BETTER, SAME)),
             *((f"4. Self-distillation helps the {net}", ("adn", s), ("labels", s), better) for s, net in ends),
             *((f"4. Switchable norms help the {net}", ("adn", s), ("shared-norms", s), better) for s, net in ends),
             *((f"Both, {net}", ("adn", s), ("labels-shared-norms", s), ()) for s, net in ends),
             *((f"Distilling features as well, {net}", ("adn-features", s), ("adn", s), ()) for s, net in ends),
             *((f"One more sub-network a step, {net}", ("middle", s), ("adn", s), ()) for s, net in ends),
             *((f"One drawn sub-network a step, {net}", ("drawn", s), ("adn", s), ()) for s, net in ends),
-            ("One drawn a step: the super-net is as good as alone", ("drawn", whole), ("super", whole), as_good),
-            ("One drawn a step: the base-net is as good as alone", ("drawn", half), ("base", half), as_good),
             *((f"ADN twice as long, {net}", ("adn-longer", s), ("adn", s), ()) for s, net in ends),
-            *((f"The same at ADN's cost, {net}", ("drawn-longer", s), ("adn", s), ()) for s, net in ends),
+            *((f"One drawn at ADN's cost, {net}", ("drawn-longer", s), ("adn", s), ()) for s, net in ends),
         )
-        found = []
-        for text, first, second, wanted in rows:
-            values = paired(lambda a, b: a - b, self.top1(*first), self.top1(*second))
-            found.append(Claim(text, f"{' '.join(first)} − {' '.join(second)}", values, wanted))
-        label = "points above the lower of super-net − 0.8 and base-net alone"
-        found.insert(4, Claim("3. Every sub-network is of use, the worst", label, self.margins("adn"), as_good))
-        text = "One drawn a step: every sub-network is of use, the worst"
-        found.append(Claim(text, label, self.margins("drawn"), as_good))
+        premise = self.difference(("super", whole), ("base", half))
+        found = [Claim("Premise: depth pays, in networks trained alone", *premise, better)]
+        found += self.beside_alone("adn")
+        found += [Claim(text, *self.difference(first, second), wanted) for text, first, second, wanted in rows]
         seconds = (self.seconds(method) for method in ("adn", "super", "base"))
         saved = paired(lambda both, one, other: 100 * (1 - both / (one + other)), *seconds)
         found.append(Claim("5. One run costs less than two", "% of both individual runs' time saved", saved, better))
@@ -173,8 +184,28 @@ def tables(outcomes: list[Outcome]) -> list[str]:
             top1 += [mean(outcome.worst_between(method).values()) for outcome in outcomes]
             times = mean(paired(lambda run, alone: run / alone, seconds, outcomes[0].seconds("super")))
             lines.append(f"| {title} | {len(seconds)} | {' | '.join(top1)} | {times} |")
+    lines += beside_alone(outcomes)
     lines += ["", *verdicts("claim | measured", {KINDS[outcome.kind]: outcome.claims() for outcome in outcomes})]
     return [*lines, NO_PREMISE] if outcomes[-1].claims()[0].verdict.startswith("**") else lines
+
+
+def beside_alone(outcomes: list[Outcome]) -> list[str]:
+    """How the networks of each method stand beside those trained alone."""
+    kinds = [KINDS[outcome.kind] for outcome in outcomes]
+    heads = [
+        f"{what}, {kind}" for what in ("super-net − alone", "base-net − alone", "above its line") for kind in kinds
+    ]
+    lines = ["", f"| training | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for method in [method for method in METHODS if method not in ("super", "base")]:
+        claims = list(zip(*(outcome.beside_alone(method) for outcome in outcomes), strict=True))
+        if any(claim.values for of_one in claims for claim in of_one):
+            cells = [bold(mean(claim.values, "+"), claim.verdict) for of_one in claims for claim in of_one]
+            lines.append(f"| {METHODS[method].title} | {' | '.join(cells)} |")
+    return lines if len(lines) > 3 else []
+
+
+def bold(text: str, verdict: str) -> str:
+    return f"**{text}**" if verdict.startswith("**") else text
 
 
 def verdicts(heads: str, asked: dict[str, list[Claim]]) -> list[str]:

@@ -122,6 +122,8 @@ def test_the_page_holds_the_numbers_and_the_pictures(tmp_path: Path):
     text = page.write(tmp_path, "systems").read_text()
     assert "| ADN | 3 | 81.00 ± 1.00 | 77.00 ± 1.00 | 79.00 ± 1.00 | 1.50 ± 0.00 |" in text
     assert "| adn FF − super FF | +1.50 ± 1.00 | holds: better |" in text
+    assert "| ADN | +1.50 ± 1.00 | **-3.00 ± 1.00** | **-2.73 ± 0.64** |" in text
+    assert "| ADN without self-distillation | -0.17 ± 0.58 | **-4.67 ± 0.58** | **-3.20 ± 0.00** |" in text
     for run in results["runs"]:
         for row in run["subnets"].values():
             row["calibrated"] = row["top1"] + (3 if run["method"] == "base" else 0.5)
