@@ -81,7 +81,10 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def kept(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The results there of today's commands, by run; without those whose weights another run starts from."""
-    rows = {row["command"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
+    try:
+        rows = {row["command"]: row for row in json.loads(path.read_text())["runs"]} if path.exists() else {}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"--keep: {path} is not a results file that this command wrote: mend or move it") from None
     found = {run.name: rows[run.command] for run in runs if run.command in rows}
     for run in runs:
         if run.before and run.name not in found:

@@ -287,6 +287,9 @@ def test_the_command_plans_and_says_what_is_wrong(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.count("to do ") == len(GRIDS["quick"].runs)
     assert command.main(["--report", "--results", str(tmp_path)]) == 2
     assert "no results of a grid there" in capsys.readouterr().err
+    (tmp_path / "quick.json").write_text('{"runs": [')
+    assert command.main(["quick", "--keep", "--results", str(tmp_path), "--work-dir", str(tmp_path)]) == 2
+    assert "quick.json is not a results file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         command.main(["slow"])
     assert left.value.code == 2

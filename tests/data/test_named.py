@@ -121,9 +121,11 @@ def test_an_idx_file_cut_inside_is_named(tmp_path):
         named_datasets.fashion_mnist(tmp_path, download=False)
 
 
-def test_a_folder_of_such_files_is_data_too(tmp_path):
-    """With crops of the images' size and numbers for classes."""
+def test_a_folder_of_such_files_is_data_too(tmp_path, monkeypatch):
+    """With crops of the images' size and numbers for classes. Who stands in it has not named it."""
     fashion_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert habits_of(None) is None
     args = arguments(str(tmp_path))
     data = load_data(args)
     assert (len(data.train), len(data.val), data.name) == (20, 10, tmp_path.name)

@@ -42,7 +42,7 @@ def habits_of(data_path: str | None) -> Habits | None:
     if data_path in NAMED:
         return NAMED[data_path]
     for name, opened in ((IDX, open), (f"{IDX}.gz", gzip.open)):
-        if (path := Path(data_path or "", name)).is_file():
+        if data_path and (path := Path(data_path, name)).is_file():
             try:
                 with opened(path, "rb") as file:
                     side = max(1, int.from_bytes(file.read(12)[8:], "big"))  # type, images, rows
@@ -112,7 +112,7 @@ def fill_defaults(args: Namespace, known: Mapping[str, object] = {}, usual_sizes
     """
     in_memory = habits_of(args.data_path)
     habits = in_memory or OF_FOLDERS
-    has_val = in_memory or Path(args.data_path or "", "val").is_dir()
+    has_val = in_memory or (args.data_path and Path(args.data_path, "val").is_dir())
     if args.val_split and has_val:
         raise UserError(f"--val-split: --data-path {args.data_path} has images of its own to validate: leave it out")
     known = {name: value for name, value in known.items() if value is not None}
