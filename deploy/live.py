@@ -4,6 +4,9 @@
 
 Takes the flags of deploy.simulate, and train_adn.py's for network and data. Requests bring images of the test data at
 their times of arrival; one worker thread asks the governor, runs what it says and answers. Weights are loaded once.
+
+A device is not always as quick as when it was profiled. So the policies take turns, part by part of the load, and
+between two of them the thread runs some of what was profiled; the load is also simulated at the pace found there.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -25,12 +29,16 @@ from deploy.arrivals import Load
 from deploy.command import command
 from deploy.governor import Decision, Governor, Option
 from deploy.measure import Network, load
+from deploy.profile import Means
 from deploy.report import Batch, Outcome, report
-from deploy.simulate import Pace, as_profiled, simulated
+from deploy.simulate import as_profiled, simulate
 from utils.data.loading import collate, load_data, refuse_other_classes
 from utils.errors import UserError
 from utils.evaluate.accuracy import running
+from utils.evaluate.latency import Effort, take_turns
 from utils.flags.parsing import COUNT
+
+GLANCE = Effort(warm_up=0, at_least=1, at_most=1000, seconds=0.5)  # at the device's pace between two parts of the load
 
 
 class Server:
@@ -174,8 +182,8 @@ def serve(given: Load, governor: Governor, serving: Callable[..., Server], outco
 def flags(parser: argparse.ArgumentParser) -> None:
     arrivals.flags(parser)
     parser.add_argument("--images", type=COUNT, default=1000, metavar="N", help="of the test data (default: 1000)")
-    turns = "the policies take turns, in so many parts of the load: a busy machine then is so for all (default: 5)"
-    parser.add_argument("--turns", type=COUNT, default=5, metavar="N", help=turns)
+    turns = "the policies take turns, in so many parts of the load: a busy machine then is so for all (default: 10)"
+    parser.add_argument("--turns", type=COUNT, default=10, metavar="N", help=turns)
 
 
 def live(args: argparse.Namespace, others: list[str]) -> str:
@@ -183,7 +191,6 @@ def live(args: argparse.Namespace, others: list[str]) -> str:
     given = Load(args)
     if args.way not in ("eager", "compiled"):
         raise UserError(f"--way {args.way}: live requests run eager or compiled")
-    governors = {policy: given.governor(policy) for policy in given.policies}
     network = load(others, given.profile.about["threads"])
     if args.way == "compiled":
         network.model.compile()
@@ -194,16 +201,43 @@ def live(args: argparse.Namespace, others: list[str]) -> str:
         raise UserError(f"{args.profile}: is of another network than {network.args.model} ({error})") from None
     images, inside = Images(network, args.images), partial(running, network.model, network.machine.autocast)
     thread = warmed(images.run, given.options, 0, inside)
-    serving, count = partial(Server, run=images.run, inside=inside, thread=thread), len(given.times)
-    reached = {policy: Outcome(given.target, given.times, np.full(count, np.nan)) for policy in given.policies}
-    edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], args.turns + 1)[1:-1]).tolist()
-    for part in map(range, [0, *edges], [*edges, count]):
-        for policy, outcome in reached.items():
-            if part:
-                serve(given, governors[policy], serving, outcome, part)
-    means = given.profile.means(args.way)
-    replayed = simulated(given, {policy: Pace.of_batches(of.batches, means) for policy, of in reached.items()})
-    return report(given, {"simulated": as_profiled(given), "replayed": replayed, "live": reached}, "live")
+    glance = partial(thread.apply, slowness, (images.run, given, network.machine.device, inside))
+    serving = partial(Server, run=images.run, inside=inside, thread=thread)
+    reached, again = by_turns(given, serving, glance, args.turns)
+    return report(given, {"simulated": as_profiled(given), "profiled again": again, "live": reached}, "live")
+
+
+def slowness(run: Callable, given: Load, device: torch.device, inside: Callable) -> float:
+    """How many times its profile's time the device takes now, by the shortest and the longest of the calls there."""
+    means, of_time = given.profile.means(given.args.way), attrgetter("seconds")
+    ends = min(given.options, key=of_time), max(given.options, key=of_time)
+    calls = {(option.subnet, option.batch): partial(run, option, [0] * option.batch) for option in ends}
+    with inside():
+        times = take_turns(calls, device, GLANCE, waiting=True, in_a_row=True)
+    return sum(map(sum, times.values())) / sum(1000 * means[call] * len(found) for call, found in times.items())
+
+
+def by_turns(
+    given: Load, serving: Callable[..., Server], glance: Callable[[], float], turns: int
+) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+    """The load under each policy, live; and as simulated at the pace that the device was found to have meanwhile."""
+    means, unknown = given.profile.means(given.args.way), np.full(len(given.times), np.nan)
+    reached = {policy: Outcome(given.target, given.times, unknown.copy()) for policy in given.policies}
+    again = {policy: Outcome(given.target, given.times) for policy in given.policies}
+    governors = {policy: (given.governor(policy), given.governor(policy)) for policy in given.policies}
+    edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], turns + 1)[1:-1]).tolist()
+    before = glance()
+    for part in filter(None, map(range, [0, *edges], [*edges, len(given.times)])):
+        for policy, (real, simulated) in governors.items():
+            serve(given, real, serving, reached[policy], part)
+            after = glance()
+            simulate(again[policy], simulated, partial(_duration, means, (before + after) / 2), part)
+            before = after
+    return reached, again
+
+
+def _duration(means: Means, slow: float, option: Option, images: int, now: float) -> float:
+    return slow * means[option.subnet, images]
 
 
 def main(argv: list[str] | None = None) -> int:

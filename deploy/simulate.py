@@ -10,7 +10,7 @@ runs meanwhile takes as much longer as calls did then. The same seed gives the s
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -25,10 +25,10 @@ from utils.errors import UserError
 Duration = Callable[[Option, int, float], float]  # seconds that so many images take from now on
 
 
-def simulate(times: np.ndarray, target: float, governor: Governor, duration: Duration) -> Outcome:
-    """Run the governor on these arrivals."""
-    outcome, due = Outcome(target, times), [*times.tolist(), float("inf")]
-    now, following = 0.0, 0
+def simulate(outcome: Outcome, governor: Governor, duration: Duration, part: range) -> None:
+    """Run the governor on these of the requests, until all are answered or refused."""
+    due = [*outcome.arrived[part.start : part.stop].tolist(), float("inf")]
+    now, following = due[0], 0
     while True:
         decision = governor.decide(now)
         governor.refused(now)
@@ -37,12 +37,12 @@ def simulate(times: np.ndarray, target: float, governor: Governor, duration: Dur
             took = duration(option, len(requests), now)
             outcome.batches.append(Batch(now, option.subnet, len(requests), len(governor), took))
             now += took
-        elif following < len(times):
+        elif following < len(part):
             now = due[following]
         else:
-            return outcome
+            return
         while due[following] <= now:
-            governor.submit(following, due[following] + target, due[following])
+            governor.submit(part[following], due[following] + outcome.target, due[following])
             following += 1
         if decision:
             for request in governor.finish(decision, took):
@@ -66,16 +66,6 @@ class Pace:
         work, times = (np.concatenate([[0.0], np.cumsum(seconds)]) for seconds in (work, took))
         return cls(work, times, np.random.default_rng(seed).uniform(0, times[-1]))
 
-    @classmethod
-    def of_batches(cls, batches: Sequence[Batch], means: Means) -> "Pace":
-        """As they found it when they ran live."""
-        ran = sorted(batches)
-        edges = [0.0, *(edge for batch in ran for edge in (batch.start, batch.start + batch.seconds))]
-        times = np.maximum.accumulate([*edges, edges[-1] + 1])  # where a part of the load runs on, the next has begun
-        work = np.diff(times)
-        work[1::2] = [means[batch.subnet, batch.served] for batch in ran]
-        return cls(np.concatenate([[0.0], np.cumsum(work)]), times)
-
     def seconds(self, work: float, now: float) -> float:
         """That so much work takes from now on."""
         now += self.start
@@ -88,21 +78,17 @@ def _onward(at: float, known: np.ndarray, values: np.ndarray) -> float:
     return float(rounds * values[-1] + np.interp(rest, known, values))
 
 
-def simulated(load: Load, paces: Mapping[str, Pace]) -> dict[str, Outcome]:
+def as_profiled(load: Load) -> dict[str, Outcome]:
     """By policy."""
-    means, found = load.profile.means(load.args.way), {}
-    for policy, pace in paces.items():
-        duration = partial(_duration, means, pace)
-        found[policy] = simulate(load.times, load.target, load.governor(policy), duration)
+    means, pace = load.profile.means(load.args.way), Pace.of_profile(load.profile, load.args.way, load.args.seed)
+    found = {policy: Outcome(load.target, load.times) for policy in load.policies}
+    for policy, outcome in found.items():
+        simulate(outcome, load.governor(policy), partial(_duration, means, pace), range(len(load.times)))
     return found
 
 
 def _duration(means: Means, pace: Pace, option: Option, images: int, now: float) -> float:
     return pace.seconds(means[option.subnet, images], now)
-
-
-def as_profiled(load: Load) -> dict[str, Outcome]:
-    return simulated(load, dict.fromkeys(load.policies, Pace.of_profile(load.profile, load.args.way, load.args.seed)))
 
 
 def run(args: argparse.Namespace, others: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The governed network in real time, small and short; and a server that loses nothing when its network fails."""
 
 import argparse
+import contextlib
 import json
 import threading
 import time
@@ -85,7 +86,7 @@ def test_what_ran_live_is_written_beside_its_simulation(network, tmp_path, capsy
     argv = [*load, "--policies", "slack-fit", "TTT", "-o", str(tmp_path), "--turns", "2", *flags(network)]
     assert live.main(argv) == 0
     found = json.loads((tmp_path / "live.json").read_text())
-    for kind in ("simulated", "replayed", "live"):
+    for kind in ("simulated", "profiled again", "live"):
         assert set(found[kind]) == {"slack-fit", "TTT"}
         for of in found[kind].values():
             assert sum(of["shares"].values()) + of["refused"] / 100 == pytest.approx(1)
@@ -95,6 +96,18 @@ def test_what_ran_live_is_written_beside_its_simulation(network, tmp_path, capsy
     out = capsys.readouterr().out
     assert out.index("simulated\n") < out.index("live\n")
     assert (tmp_path / "live.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_device_is_found_to_be_as_slow_as_it_is():
+    """By its profile a call takes 21 and 42 ms; now one image takes ten times as long, and eight as long as then."""
+    load = argparse.Namespace(profile=made(F=(12.0, 20.0, 40.0)), args=argparse.Namespace(way="eager"))
+    load.options = load.profile.options()
+
+    def run(option: Option, requests: list[int]) -> None:
+        time.sleep(0.21 if len(requests) == 1 else 0.042)
+
+    found = live.slowness(run, load, torch.device("cpu"), contextlib.nullcontext)
+    assert found == pytest.approx(252 / 63, rel=0.1)
 
 
 def test_a_switch_of_depth_allocates_nothing_and_gives_each_request_its_answer(network):

@@ -10,7 +10,7 @@ from deploy import arrivals, simulate
 from deploy.governor import Governor, Option
 from deploy.measure import figures
 from deploy.profile import Profile, Row
-from deploy.report import Batch
+from deploy.report import Outcome
 from tests.deploy.test_profile import made
 from utils.files import write_json
 
@@ -89,30 +89,11 @@ def test_a_device_that_was_slow_for_a_while_is_so_again():
     assert np.isclose(sparse, 0.015).mean() == pytest.approx(4.5 / 6, abs=0.03)
 
 
-def test_what_ran_live_is_replayed():
-    """On a device that needed twice its time from the fifth second on, and then stood still for one."""
-    means = {("F", 1): 0.1, ("F", 4): 0.2}
-    slow = {start: 1.0 if start < 5 else 2.0 for start in range(10)}
-    ran = [Batch(start + 0.5, "F", 4, 0, 0.2 * slower) for start, slower in slow.items()]
-    ran.append(Batch(10.5, "F", 1, 0, 1.1))
-    pace = simulate.Pace.of_batches([*ran[5:], *ran[:5]], means)  # parts of a load may follow in any order
-    for batch in ran:
-        assert pace.seconds(means["F", batch.served], batch.start) == pytest.approx(batch.seconds)
-    assert pace.seconds(0.1, 4.5) == pytest.approx(0.1)
-    assert pace.seconds(0.1, 5.5) == pytest.approx(0.2)
-    assert pace.seconds(0.05, 2.0) == pytest.approx(0.05)  # nothing ran then
-    assert simulate.Pace.of_batches([], means).seconds(0.3, 7.0) == pytest.approx(0.3)
-
-
 def test_one_worker_does_what_a_hand_calculates():
     """Two at once and one later, through a network that takes 10 ms for one image and 15 for two."""
     options = [Option("F", 1, 0.010, 80.0), Option("F", 2, 0.015, 80.0)]
-    found = simulate.simulate(
-        np.array([0.0, 0.0, 0.001, 0.002]),
-        0.025,
-        Governor(options, "F"),
-        lambda option, images, now: options[images - 1].seconds,
-    )
+    found = Outcome(0.025, np.array([0.0, 0.0, 0.001, 0.002]))
+    simulate.simulate(found, Governor(options, "F"), lambda option, images, now: options[images - 1].seconds, range(4))
     # the first finds itself alone, or the pair: both came at 0
     assert found.finished[:2] == pytest.approx([0.015, 0.015])
     assert np.isnan(found.finished[2:]).sum() == 1  # of those that came at 1 and 2 ms, both fit only by one
@@ -120,6 +101,10 @@ def test_one_worker_does_what_a_hand_calculates():
     assert summary["attained"] == 75.0
     assert summary["device"] == pytest.approx(25 / 20)
     assert [batch.served for batch in found.batches] == [2, 1]
+    by_parts = Outcome(0.025, found.arrived)
+    for part in (range(1), range(1, 4)):  # nobody in the first part waits for the second
+        simulate.simulate(by_parts, Governor(options, "F"), lambda option, images, now: images * 0.01, part)
+    assert by_parts.finished == pytest.approx([0.01, 0.01, 0.03, 0.03])
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(profiled):
@@ -164,7 +149,8 @@ def test_a_device_that_grows_slow_is_found_out(policy):
             return ran[-1] - ran[-2]
 
         governors[slowest] = Governor(options, policy, slowest=slowest)
-        found[slowest] = simulate.simulate(times, 0.06, governors[slowest], duration)
+        found[slowest] = Outcome(0.06, times)
+        simulate.simulate(found[slowest], governors[slowest], duration, range(len(times)))
     before, after = times < 12, times > 15
     met = {slowest: outcome.finished - times <= 0.06 for slowest, outcome in found.items()}
     assert met[4.0][before].mean() == pytest.approx(met[1.0][before].mean(), abs=0.005)
