@@ -11,11 +11,13 @@ between two of them the thread runs some of what was profiled; the load is also 
 
 import argparse
 import contextlib
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from operator import attrgetter
 from typing import Any
@@ -213,31 +215,43 @@ def slowness(run: Callable, given: Load, device: torch.device, inside: Callable)
     ends = min(given.options, key=of_time), max(given.options, key=of_time)
     calls = {(option.subnet, option.batch): partial(run, option, [0] * option.batch) for option in ends}
     with inside():
-        times = take_turns(calls, device, GLANCE, waiting=True, in_a_row=True)
+        times = take_turns(calls, device, GLANCE, waiting=True)
     return sum(map(sum, times.values())) / sum(1000 * means[call] * len(found) for call, found in times.items())
 
 
 def by_turns(
     given: Load, serving: Callable[..., Server], glance: Callable[[], float], turns: int
 ) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
-    """The load under each policy, live; and as simulated at the pace that the device was found to have meanwhile."""
+    """The load under each policy, live; and simulated, at the pace that the device was found to have meanwhile."""
     means, unknown = given.profile.means(given.args.way), np.full(len(given.times), np.nan)
     reached = {policy: Outcome(given.target, given.times, unknown.copy()) for policy in given.policies}
     again = {policy: Outcome(given.target, given.times) for policy in given.policies}
-    governors = {policy: (given.governor(policy), given.governor(policy)) for policy in given.policies}
+    governors = {policy: given.governor(policy) for policy in given.policies}
     edges = np.searchsorted(given.times, np.linspace(0, given.times[-1], turns + 1)[1:-1]).tolist()
-    before = glance()
-    for part in filter(None, map(range, [0, *edges], [*edges, len(given.times)])):
-        for policy, (real, simulated) in governors.items():
-            serve(given, real, serving, reached[policy], part)
+    parts = list(filter(None, map(range, [0, *edges], [*edges, len(given.times)])))
+    before, slow = glance(), {}
+    for part in parts:
+        for policy, outcome in reached.items():
+            serve(given, governors[policy], serving, outcome, part)
             after = glance()
-            simulate(again[policy], simulated, partial(_duration, means, (before + after) / 2), part)
+            slow[policy, part] = (before + after) / 2
             before = after
+    own = own_time(reached.values())
+    for policy, outcome in again.items():
+        governor = given.governor(policy)
+        for part in parts:
+            simulate(outcome, governor, partial(_duration, means, slow[policy, part], own), part)
     return reached, again
 
 
-def _duration(means: Means, slow: float, option: Option, images: int, now: float) -> float:
-    return slow * means[option.subnet, images]
+def own_time(outcomes: Iterable[Outcome]) -> float:
+    """Seconds that the server itself takes from one batch to the next, where requests wait."""
+    pairs = (pair for outcome in outcomes for pair in pairwise(outcome.batches) if pair[0].waiting)
+    return statistics.median([two.start - one.start - one.seconds for one, two in pairs] or [0.0])
+
+
+def _duration(means: Means, slow: float, own: float, option: Option, images: int, now: float) -> float:
+    return slow * means[option.subnet, images] + own
 
 
 def main(argv: list[str] | None = None) -> int:

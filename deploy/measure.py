@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace, flags: Sequence[str]) -> Profile:
         calls, ways = {}, ways_of(network, words, args)
         for batch in sorted(set(args.batches)):
             calls |= on_images(network, ways, words, batch)
-        times = take_turns(calls, device, effort, waiting=True, in_a_row=True)
+        times = take_turns(calls, device, effort, waiting=True)
         for (name, way, batch), call in calls.items():
             found = {"subnet": name, "way": way, "batch": batch, **figures(times[name, way, batch], batch)}
             found["joules_per_image"] = energies.joules(call, batch)

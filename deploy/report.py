@@ -21,7 +21,8 @@ Written by `python -m deploy.{name}`, with the flags that are in [{name}.json]({
 {facts}. {requests} requests arrived. *Deadlines met*: % of all, also of refused ones. *Mean Acc@1*: the profile's, of
 those sub-networks that answered in time; *right*: % of these answers that were; *device*: what its batches took in
 all, as a multiple of the profile's mean times. *Profiled again*: simulated on a device that is in each part of the
-load as slow as the shortest and the longest profiled calls were, in the thread that serves, before and after it.
+load as slow as the shortest and the longest profiled calls were, in the thread that serves, before and after it; the
+server's own time from one batch to the next is as it was live.
 
 ```
 {text}

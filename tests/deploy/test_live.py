@@ -7,14 +7,19 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 import models
 from deploy import live
+from deploy.arrivals import Load
 from deploy.governor import Governor, Option
 from deploy.measure import load
+from deploy.report import Batch, Outcome
+from deploy.simulate import as_profiled
 from tests.deploy.test_profile import made
 from utils.files import write_json
 
@@ -108,6 +113,35 @@ def test_the_device_is_found_to_be_as_slow_as_it_is():
 
     found = live.slowness(run, load, torch.device("cpu"), contextlib.nullcontext)
     assert found == pytest.approx(252 / 63, rel=0.1)
+
+
+def test_a_device_slower_than_its_profile_is_predicted(network, tmp_path):
+    """By its profile all would be met; twice as slow, it is too slow for a third of them."""
+    write_json(tmp_path / "profile.json", asdict(made(F=(12.0, 10.0, 24.0))))
+    parser = argparse.ArgumentParser()
+    live.flags(parser)
+    flags = ["--target-ms", "100", "--rate", "220", "--seconds", "2", "--policies", "F", "--slowest", "1"]
+    load = Load(parser.parse_args([str(tmp_path / "profile.json"), *flags]))
+    means = load.profile.means("eager")
+
+    def run(option: Option, requests: list[int]) -> list[tuple[bool, float]]:
+        time.sleep(2 * means["F", len(requests)])
+        return [(True, option.accuracy) for _ in requests]
+
+    reached, again = live.by_turns(load, partial(live.Server, run=run), lambda: 2.0, turns=2)
+    promised, found, live_ = (of["F"].summary(means) for of in (as_profiled(load), again, reached))
+    assert promised["attained"] > 99
+    assert live_["attained"] < 80
+    assert found["attained"] == pytest.approx(live_["attained"], abs=5)
+    assert found["device"] == pytest.approx(2, rel=0.05)
+
+
+def test_the_servers_own_time_is_that_between_batches_while_requests_wait():
+    outcome = Outcome(0.1, np.zeros(9))
+    for start, waiting in ((0.0, 2), (0.011, 1), (0.022, 0), (0.9, 1), (0.3, 4), (0.311, 0)):
+        outcome.batches.append(Batch(start, "F", 1, waiting, 0.01))
+    assert live.own_time([outcome]) == pytest.approx(0.001)
+    assert live.own_time([]) == 0
 
 
 def test_a_switch_of_depth_allocates_nothing_and_gives_each_request_its_answer(network):

@@ -50,13 +50,10 @@ def take_turns(
     effort: Effort = Effort(),
     repeats: int = 1,
     waiting: bool = False,
-    in_a_row: bool = False,
 ) -> dict[K, list[float]]:
     """Milliseconds of each call in each round. With `repeats` a call runs so often in one turn; its mean counts.
 
-    `waiting` counts all the time that someone waits for the answer, also what others take of the machine. `in_a_row`
-    runs a call once unmeasured at each of its turns: then caches and memory are as one like it has left them, as where
-    it is served.
+    `waiting` counts all the time that someone waits for the answer, also what others take of the machine.
     """
     times: dict[K, list[float]] = {key: [] for key in calls}
     clock = _cuda_ms if device.type == "cuda" else partial(_cpu_ms, waiting=waiting)
@@ -68,8 +65,6 @@ def take_turns(
         if done >= effort.at_least and time.monotonic() - start > effort.seconds:
             break
         for key, call in calls.items():
-            if in_a_row:
-                call()
             times[key].append(clock(call, repeats))
     return times
 
