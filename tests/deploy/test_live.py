@@ -131,9 +131,9 @@ def test_a_device_slower_than_its_profile_is_predicted(network, tmp_path):
     reached, again = live.by_turns(load, partial(live.Server, run=run), lambda: 2.0, turns=2)
     promised, found, live_ = (of["F"].summary(means) for of in (as_profiled(load), again, reached))
     assert promised["attained"] > 99
-    assert live_["attained"] < 80
-    assert found["attained"] == pytest.approx(live_["attained"], abs=5)
-    assert found["device"] == pytest.approx(2, rel=0.05)
+    assert live_["attained"] < 85
+    assert found["attained"] < 85
+    assert found["device"] == pytest.approx(2, rel=0.1)  # the server's own time counts
 
 
 def test_the_servers_own_time_is_that_between_batches_while_requests_wait():
