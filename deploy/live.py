@@ -214,7 +214,7 @@ def slowness(run: Callable, given: Load, device: torch.device, inside: Callable)
     means, of_time = given.profile.means(given.args.way), attrgetter("seconds")
     ends = min(given.options, key=of_time), max(given.options, key=of_time)
     calls = {(option.subnet, option.batch): partial(run, option, [0] * option.batch) for option in ends}
-    with inside():
+    with inside(), torch.cuda.device(device if device.type == "cuda" else -1):  # a thread begins on the first GPU
         times = take_turns(calls, device, GLANCE, waiting=True)
     return sum(map(sum, times.values())) / sum(1000 * means[call] * len(found) for call, found in times.items())
 
