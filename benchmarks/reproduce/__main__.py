@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     add("grid", nargs="?", choices=GRIDS, default="full", help="which grid (default: full)")
     keep = "what the results file has counts as done, wherever it ran: a grid in parts, on several machines or days"
     add("--keep", action="store_true", help=keep)
+    only = "only the runs of these names, as --dry-run tells them, in this order: 'resnet18-*-0' 'resnet20-drawn-*'"
+    add("--only", nargs="+", metavar="NAME", help=only)
     add("--dry-run", action="store_true", help="list the runs, run nothing")
     add("--report", action="store_true", help="only write page and pictures from the results there are")
     costs = f"only measure what the networks of `{systems.GRID}` take: minutes in which nothing else should run"
@@ -61,8 +64,11 @@ def reproduce(args: argparse.Namespace) -> int:
     """Run what is left of the grid, and keep the results, also of a part. 75: unfinished, as train_adn.py's."""
     grid, path = GRIDS[args.grid], args.results / f"{args.grid}.json"
     runs = grid.runs
+    wanted = [run for name in args.only or ["*"] for run in runs if fnmatch(run.name, name)]
+    if not wanted:
+        raise UserError(f"--only {' '.join(args.only)}: the grid {args.grid} has no such run; --dry-run lists them")
     runner = Runner(args.work_dir.absolute() / args.grid, args.jobs, args.flags, kept(path, runs) if args.keep else {})
-    for run in runs:
+    for run in wanted:
         print("done " if runner.result(run) else "to do", run.name, flush=True)
     if args.dry_run:
         return 0
@@ -70,7 +76,7 @@ def reproduce(args: argparse.Namespace) -> int:
         signal.signal(number, runner.stop)
     signal.alarm(60 * args.time_limit)
     try:
-        return 0 if runner.execute(runs) else 75
+        return 0 if runner.execute(wanted) else 75
     finally:
         found = [result for run in runs if (result := runner.result(run))]
         content = {"grid": args.grid, "note": grid.note, "planned": len(runs), "runs": found}

@@ -285,6 +285,13 @@ def test_a_run_s_network_is_asked_about_real_images(digits_run: Path, tmp_path: 
 def test_the_command_plans_and_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert command.main(["quick", "--dry-run", "--work-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("to do ") == len(GRIDS["quick"].runs)
+    assert command.main(["quick", "--dry-run", "--only", "swin_t-base-1", "resnet18-*-0"]) == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "swin_t-base-1",
+        *(f"resnet18-{method}-0" for method in ("adn", "super", "base")),
+    ]
+    assert command.main(["quick", "--only", "resnet18-*-3"]) == 2
+    assert "the grid quick has no such run" in capsys.readouterr().err
     assert command.main(["--report", "--results", str(tmp_path)]) == 2
     assert "no results of a grid there" in capsys.readouterr().err
     (tmp_path / "quick.json").write_text('{"runs": [')
