@@ -21,7 +21,8 @@ Written by `python -m benchmarks.reproduce --report` from results/*.json, which 
 statistics of training as the paper has it, and calibrated, with statistics of each sub-network's own; networks trained
 alone are treated alike. Differences are paired by seed, in points; one no larger than its standard deviation is called
 no difference. *Above its line*: by how much the worst sub-network is above the lower of super-net − 0.8 and the
-base-net trained alone. What falls short over three seeds or more is printed bold."""
+base-net trained alone. What falls short over three seeds or more is printed bold. Networks trained alone have the
+setting's epochs, also beside a method that trains longer."""
 KINDS = {"top1": "raw", "calibrated": "calibrated"}
 NO_PREMISE = """
 The premise is not met: the deeper network is no better than the shallower one even alone. So the claims about accuracy
