@@ -1,9 +1,12 @@
 """What a run computes with, and what it refuses before its first step."""
 
+import platform
+
 import pytest
 import torch
 
 import train_adn
+from tests.launch import ENVIRONMENT, launch
 from utils import setup
 from utils.errors import UserError
 
@@ -24,6 +27,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert setup.choose_device("cuda:1").index == 1
     with pytest.raises(UserError, match=r"^--device cuda:2: there are 2 GPUs here"):
         setup.choose_device("cuda:2")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there oneDNN can be told to pass over instructions")
+def test_amp_is_float32_on_a_cpu_that_emulates_bfloat16_and_says_so():
+    script = "import torch; from utils.setup import fastest_precision; print(fastest_precision(torch.device('cpu')))"
+    done = launch("-c", script, env=ENVIRONMENT | {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    assert (done.returncode, done.stdout) == (0, "fp32\n")
+    assert "--amp: float32, since this CPU emulates bfloat16" in done.stderr
 
 
 def test_a_network_of_one_image_size_is_told_of_another_one_before_it_trains(tmp_path, capsys):

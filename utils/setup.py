@@ -1,6 +1,7 @@
 """What a run computes with: device, random numbers, precision, memory layout."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import nn
 from presets import COLOURS, ToFloat
 from utils.data.device import OnDevice
 from utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,18 @@ def set_up(
     elif device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(deterministic)
-    if amp_dtype == "auto":
-        bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        amp_dtype = "bf16" if bf16 else "fp16"
-    return Machine(device, amp_dtype or "fp32", normalize)
+    precision = fastest_precision(device) if amp_dtype == "auto" else amp_dtype or "fp32"
+    return Machine(device, precision, normalize)
+
+
+def fastest_precision(device: torch.device) -> str:
+    """What --amp takes: bfloat16 on hardware that computes in it, else the next best there."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # none public tells it
+        return "bf16"
+    log.warning("--amp: float32, since this CPU emulates bfloat16, many times slower (--amp-dtype bf16 insists on it)")
+    return "fp32"
 
 
 def refuse_another_size(model: nn.Module, val_crop_size: int) -> None:

@@ -105,7 +105,7 @@ def test_an_impossible_budget_is_said_before_the_long_part(run):
 
 
 def test_mixed_precision_and_layout_are_said(run):
-    code, out, _ = run("--amp", "--no-channels-last")
+    code, out, _ = run("--amp", "--amp-dtype", "bf16", "--no-channels-last")
     assert code == 0
     assert "precision bf16, memory_format contiguous_format" in out
 

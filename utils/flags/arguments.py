@@ -91,7 +91,7 @@ def run_flags(parser: Parser) -> None:
     add = parser.add_argument_group("machine and precision").add_argument
     add("--device", default="auto", help="cuda, cpu, or auto: CUDA if there is one")
     add("--amp", action="store_true", help="mixed precision: faster where the hardware has it")
-    dtypes = "auto: bf16 where the hardware has it, else fp16 with loss scaling"
+    dtypes = "auto: bf16 where the hardware has it, else fp16 with loss scaling on a GPU, fp32 on a CPU"
     add("--amp-dtype", choices=("auto", "bf16", "fp16"), default="auto", help=dtypes)
     layout = "memory layout of convolutions; equal up to rounding (default: on for convolutional networks)"
     add("--channels-last", action=argparse.BooleanOptionalAction, help=layout)
