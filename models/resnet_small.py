@@ -1,8 +1,9 @@
 """Adaptive-depth ResNets for images of about 32×32: those that the ResNet paper made for CIFAR-10 (He et al., 4.2).
 
 Three stages of n blocks, 6n + 2 layers, with 16, 32 and 64 channels: ten times cheaper than ResNet-18 with a small
-stem. Shortcuts have no weights, and so no norm that super-net and base-net would have to share. torchvision has the
-block but no such network; the plain one is here too.
+stem. One is shallower than theirs, and half of its blocks can be skipped. Shortcuts have no weights, and so no norm
+that super-net and base-net would have to share. torchvision has the block but no such network; the plain one is here
+too.
 """
 
 from collections.abc import Iterable
@@ -69,6 +70,7 @@ class AdaptiveSmallResNet(AdaptiveDepth, SmallResNet):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
+network("resnet14", AdaptiveSmallResNet, 2)
 network("resnet20", AdaptiveSmallResNet, 3)
 network("resnet32", AdaptiveSmallResNet, 5)
 network("resnet56", AdaptiveSmallResNet, 9)

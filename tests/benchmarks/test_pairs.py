@@ -23,3 +23,7 @@ def test_a_picture_holds_two_garments_and_its_class_says_which(tmp_path: Path, m
         assert picture[-1, -1] == lower
         assert picture[20, 20] == upper + lower
         assert picture[0, -1] == 0
+    assert pairs.main(["-o", str(tmp_path / "halved"), "--train", "40", "--test", "9", "--halve"]) == 0
+    halved, _, _ = named.idx_folder(tmp_path / "halved")
+    assert torch.equal(halved.images, train.images[..., ::2, ::2])  # of a picture that is flat but for even borders
+    assert torch.equal(halved.targets, train.targets)
