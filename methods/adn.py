@@ -21,6 +21,8 @@ def add_flags(group: _ArgumentGroup) -> None:
     add("--subpath-topk", type=NATURAL, default=500, metavar="K", help=topk)
     add("--fpn", action="store_true", help="distil stage features too (a few %% of time, +0.2 points)")
     add("--no-distillation", action="store_true", help="ablation: both networks learn from the labels")
+    labels = "the labels' share of the base-net's loss; self-distillation has the rest (default: the paper's 0)"
+    add("--base-labels", type=FRACTION, default=0.0, metavar="W", help=labels)
     middle = "train N more sub-networks in each step like the base-net, drawn anew each time (default: the paper's 0)"
     add("--middle", type=NATURAL, default=0, help=middle)
     outside = "a frozen teacher of the super-net: a file, a name such as resnet101 or timm:NAME, a released network"
@@ -37,6 +39,7 @@ def needs(args: Namespace) -> Needs:
     distils = adn and not args.no_distillation
     itself = "self-distillation (--method adn and no --no-distillation)"
     return (
+        ("base_labels", distils, itself),
         ("fpn", distils and not args.teacher, f"{itself}, and with --teacher, which has no features to learn from"),
         ("subpath_temp subpath_topk", distils or args.ema_teacher or args.teacher, f"{itself} or another teacher"),
         ("subpath_alpha", adn or args.ema_teacher, "--method adn or --ema-teacher"),
@@ -52,7 +55,7 @@ def defaults(args: Namespace) -> dict[str, object]:
 
 
 class AdaptiveDepth:
-    """The super-net learns from the labels, the base-net from the super-net; in the ablation from the labels too.
+    """The super-net learns from the labels, the base-net from it; in the ablation from the labels instead.
 
     With --middle so do some sub-networks between the two, which share the base-net's weight with it. With --teacher the
     super-net learns from that, and from the labels with what is left of its weight.
@@ -68,8 +71,10 @@ class AdaptiveDepth:
         self.roles = ("super", "base", *self.middle)
         self.tested = {"super": largest, "base": smallest}
         self.distance = Distillation(args.subpath_temp, args.subpath_topk, mean_over_space if args.fpn else None)
-        teacher = LABELS if args.no_distillation else self.taught if args.teacher_for_all else 0
-        self.targets = ((teacher, (1 - args.subpath_alpha) / (1 + args.middle)),)
+        labels = 1.0 if args.no_distillation else args.base_labels
+        of_base = (LABELS, labels), (self.taught if args.teacher_for_all else 0, 1 - labels)
+        weight = (1 - args.subpath_alpha) / (1 + args.middle)
+        self.targets = tuple((target, weight * share) for target, share in of_base if share)
         alpha, share = args.subpath_alpha, args.teacher_weight
         of_super = ((LABELS, alpha),)
         if args.teacher:

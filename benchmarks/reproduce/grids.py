@@ -23,6 +23,7 @@ METHODS = {
     "labels": Method("ADN without self-distillation", "all", "--no-distillation"),
     "labels-shared-norms": Method("ADN without both", "all", "--no-distillation", "--no-switchable-norms"),
     "middle": Method("ADN with --middle 1", "all", "--middle 1"),
+    "mixed": Method("ADN with --base-labels 0.5", "all", "--base-labels 0.5"),
     "low-alpha": Method("ADN with --subpath-alpha 0.3", "all", "--subpath-alpha 0.3"),
     "high-alpha": Method("ADN with --subpath-alpha 0.7", "all", "--subpath-alpha 0.7"),
     "adn-longer": Method("ADN, twice as long", "all", longer=2),
@@ -192,7 +193,7 @@ GRIDS = {
         ),
         Setting(  # without --amp: on the CPU where it was tried, bfloat16 trained a quarter slower
             "resnet18",
-            (*MAIN, "drawn", "labels", "middle", "low-alpha", "high-alpha", "adn-longer"),
+            (*MAIN, "drawn", "labels", "middle", "mixed", "low-alpha", "high-alpha", "adn-longer"),
             "--model resnet18 --data-path fashion-mnist --workers 0",
             f"{SGD} --train-images 10000 --val-images 1000",
             20,
@@ -204,7 +205,7 @@ GRIDS = {
         "(ResNet-20), on CPU cores",
         Setting(
             "resnet14-pairs",
-            (*MAIN, "labels", "shared-norms", "labels-shared-norms", "drawn", "drawn-longer", "middle"),
+            (*MAIN, "labels", "shared-norms", "labels-shared-norms", "drawn", "drawn-longer", "middle", "mixed"),
             "--model resnet14 --data-path runs/pairs-18 --workers 0",
             f"{COSINE} --batch-size 32 --lr 0.05 --weight-decay 5e-4 --hflip-prob 0.5 --train-images 12800 "
             "--val-images 1000",

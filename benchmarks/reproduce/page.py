@@ -107,22 +107,26 @@ class Outcome:
         mean = self.means("adn")
         worst = min((name for name in mean if name not in (whole, half)), key=mean.get, default=half)
         lower = min((name for name in mean if name in (whole, half)), key=mean.get, default=half)
-        ends = list(self.ends(("super-net", "base-net")))
-        rows = (
-            ("3. No sub-network falls below both trained ones", ("adn", worst), ("adn", lower), (BETTER, SAME)),
-            *((f"4. Self-distillation helps the {net}", ("adn", s), ("labels", s), better) for s, net in ends),
-            *((f"4. Switchable norms help the {net}", ("adn", s), ("shared-norms", s), better) for s, net in ends),
-            *((f"Both, {net}", ("adn", s), ("labels-shared-norms", s), ()) for s, net in ends),
-            *((f"Distilling features as well, {net}", ("adn-features", s), ("adn", s), ()) for s, net in ends),
-            *((f"One more sub-network a step, {net}", ("middle", s), ("adn", s), ()) for s, net in ends),
-            *((f"One drawn sub-network a step, {net}", ("drawn", s), ("adn", s), ()) for s, net in ends),
-            *((f"ADN twice as long, {net}", ("adn-longer", s), ("adn", s), ()) for s, net in ends),
-            *((f"One drawn at ADN's cost, {net}", ("drawn-longer", s), ("adn", s), ()) for s, net in ends),
+        lowest = self.difference(("adn", worst), ("adn", lower))
+        questions = (  # of super-net and base-net
+            ("4. Self-distillation helps", "adn", "labels", better),
+            ("4. Switchable norms help", "adn", "shared-norms", better),
+            ("Both", "adn", "labels-shared-norms", ()),
+            ("Switchable norms where both learn from the labels", "labels", "labels-shared-norms", ()),
+            ("Labels beside self-distillation", "mixed", "adn", ()),
+            ("Distilling features as well", "adn-features", "adn", ()),
+            ("One more sub-network a step", "middle", "adn", ()),
+            ("One drawn sub-network a step", "drawn", "adn", ()),
+            ("ADN twice as long", "adn-longer", "adn", ()),
+            ("One drawn at ADN's cost", "drawn-longer", "adn", ()),
         )
         premise = self.difference(("super", whole), ("base", half))
         found = [Claim("Premise: depth pays, in networks trained alone", *premise, better)]
         found += self.beside_alone("adn")
-        found += [Claim(text, *self.difference(first, second), wanted) for text, first, second, wanted in rows]
+        found.append(Claim("3. No sub-network falls below both trained ones", *lowest, (BETTER, SAME)))
+        for text, one, other, wanted in questions:
+            for subnet, name in self.ends(("super-net", "base-net")):
+                found.append(Claim(f"{text}, {name}", *self.difference((one, subnet), (other, subnet)), wanted))
         seconds = (self.seconds(method) for method in ("adn", "super", "base"))
         saved = paired(lambda both, one, other: 100 * (1 - both / (one + other)), *seconds)
         found.append(Claim("5. One run costs less than two", "% of both individual runs' time saved", saved, better))

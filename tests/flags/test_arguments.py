@@ -58,6 +58,7 @@ MISTAKES = {
     "--subpath-temp 0": "expected more than 0, not 0",
     "--test-only --budget-gmacs nan": "argument --budget-gmacs: expected more than 0, not nan",
     "--latency-batch x --test-only": "expected an integer, not 'x'",
+    "--no-distillation --base-labels 0.5": "--base-labels has no effect without self-distillation",
     "--no-distillation --fpn": "--fpn has no effect without self-distillation",
     "--method individual --subpath-topk 3": "--subpath-topk has no effect without self-distillation",
     "--method individual --subpath-alpha 0.4": "--subpath-alpha has no effect without --method adn",

@@ -33,6 +33,15 @@ def test_the_ablation_learns_from_labels_alone():
     assert [this.targets for this in method.passes(0, 0)] == [((LABELS, 0.5),), ((LABELS, 0.5),)]
 
 
+def test_labels_take_their_share_of_the_base_net_s_loss_alone():
+    method = AdaptiveDepth(settings("--subpath-alpha 0.4 --base-labels 0.25 --middle 1"), tiny("resnet18"))
+    of_base = ((LABELS, 0.3 * 0.25), (0, 0.3 * 0.75))
+    assert [this.targets for this in method.passes(0, 0)] == [((LABELS, 0.4),), of_base, of_base]
+    for share, ablation in (("0", ""), ("1", "--no-distillation")):
+        same = [AdaptiveDepth(settings(f), tiny("resnet18")).passes(0, 0) for f in (f"--base-labels {share}", ablation)]
+        assert same[0] == same[1]
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "swin_t"])
 def test_an_individual_network_freezes_what_only_others_use(name):
     model = tiny(name)
