@@ -24,6 +24,7 @@ METHODS = {
     "labels-shared-norms": Method("ADN without both", "all", "--no-distillation", "--no-switchable-norms"),
     "middle": Method("ADN with --middle 1", "all", "--middle 1"),
     "mixed": Method("ADN with --base-labels 0.5", "all", "--base-labels 0.5"),
+    "warm": Method("ADN with --subpath-temp 4", "all", "--subpath-temp 4"),
     "low-alpha": Method("ADN with --subpath-alpha 0.3", "all", "--subpath-alpha 0.3"),
     "high-alpha": Method("ADN with --subpath-alpha 0.7", "all", "--subpath-alpha 0.7"),
     "adn-longer": Method("ADN, twice as long", "all", longer=2),
@@ -31,6 +32,7 @@ METHODS = {
     "drawn-longer": Method("one drawn sub-network a step, twice as long", "all", "--method drawn", longer=2),
 }
 MAIN, ALL = ("adn", "super", "base"), tuple(METHODS)
+ABLATION = ("labels", "shared-norms", "labels-shared-norms")
 
 # The other systems, on networks of the same make: depth, widths and resolutions of a MobileNetV2, the gate's is a V1.
 S, US, GATED = (f"--model {name}_small" for name in ("s_mobilenet_v2", "us_mobilenet_v2", "slimmable_mbnet_v1"))
@@ -205,7 +207,7 @@ GRIDS = {
         "(ResNet-20), on CPU cores",
         Setting(
             "resnet14-pairs",
-            (*MAIN, "labels", "shared-norms", "labels-shared-norms", "drawn", "drawn-longer", "middle", "mixed"),
+            (*MAIN, *ABLATION, "drawn", "drawn-longer", "middle", "mixed", "warm"),
             "--model resnet14 --data-path runs/pairs-18 --workers 0",
             f"{COSINE} --batch-size 32 --lr 0.05 --weight-decay 5e-4 --hflip-prob 0.5 --train-images 12800 "
             "--val-images 1000",

@@ -114,6 +114,7 @@ class Outcome:
             ("Both", "adn", "labels-shared-norms", ()),
             ("Switchable norms where both learn from the labels", "labels", "labels-shared-norms", ()),
             ("Labels beside self-distillation", "mixed", "adn", ()),
+            ("Self-distillation at temperature 4", "warm", "adn", ()),
             ("Distilling features as well", "adn-features", "adn", ()),
             ("One more sub-network a step", "middle", "adn", ()),
             ("One drawn sub-network a step", "drawn", "adn", ()),
