@@ -9,7 +9,7 @@ from torch import nn
 import methods
 import models
 from methods.slimmable import Sandwich, Slimmable
-from tests.filled import filled, golden_values, images
+from tests.filled import OF_GRADIENTS, filled, golden_values, images
 from tests.methods.test_adn import settings
 from utils.flags.arguments import parser
 from utils.train.optim import build_optimizer
@@ -46,7 +46,7 @@ def test_a_step_equals_the_official_one(name: str, monkeypatch: pytest.MonkeyPat
         [x for _, x in golden["losses_in_order"]], abs=5e-5
     )
     norms = {key: parameter.grad.norm().item() for key, parameter in model.named_parameters()}
-    assert norms == pytest.approx(golden["grads"], rel=1e-3)
+    assert norms == pytest.approx(golden["grads"], rel=OF_GRADIENTS)
     means = {key: value.norm().item() for key, value in model.named_buffers() if key.endswith("running_mean")}
     assert means == pytest.approx(golden["running_mean_norm"], rel=1e-4)
     optimizer = build_optimizer(model, parser(methods).parse_args(["--data-path", ".", *FLAGS.split()]))
